@@ -126,8 +126,6 @@ def gguf_tensors(table, by_hf):
         x = by_hf[t.hf]
         if t.heads:
             x = to_interleaved(x, t.heads)
-        if t.hf.endswith("shared_expert_gate.weight"):
-            x = x.reshape(-1)
         if t.expert >= 0:
             stacks.setdefault(t.gguf, []).append(x)
             out[t.gguf] = None  # keeps the order

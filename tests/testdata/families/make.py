@@ -78,7 +78,9 @@ def llama3_factors(theta, scaling, dim):
 def add_metadata(w, variant):
     c, dim = variant.config, layout.head_dim(variant.config)
     theta, scaling = rope_fields(c)
+    w.add_type("model")
     w.add_name(variant.name)
+    w.add_quantization_version(gguf.GGML_QUANT_VERSION)
     w.add_block_count(c["num_hidden_layers"])
     w.add_context_length(c["max_position_embeddings"])
     w.add_embedding_length(c["hidden_size"])

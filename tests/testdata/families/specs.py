@@ -3,7 +3,7 @@
 Field names, and which fields are there at all, follow the published files. Those of `v5` variants
 follow what transformers 5 writes instead (rope_parameters, dtype). What matters to the result is
 set to values that change it: a head size that is not hidden/heads, a window shorter than the
-prompt, an original context of a few positions.
+prompt, a short original context, an epsilon that can be felt (published ones cannot, here).
 """
 
 from dataclasses import dataclass, field
@@ -103,7 +103,7 @@ def qwen3():
         "Qwen3ForCausalLM", "qwen3", attention_bias=False, bos_token_id=250, eos_token_id=251,
         head_dim=32, hidden_size=64, intermediate_size=96, max_position_embeddings=512,
         max_window_layers=2, num_attention_heads=4, num_hidden_layers=2, num_key_value_heads=2,
-        rms_norm_eps=1e-06, rope_scaling=None, rope_theta=1000000.0, sliding_window=None,
+        rms_norm_eps=EPSILON, rope_scaling=None, rope_theta=1000000.0, sliding_window=None,
         tie_word_embeddings=True, use_sliding_window=False)
 
 
@@ -111,28 +111,32 @@ LLAMA3 = {
     "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
     "original_max_position_embeddings": 64, "rope_type": "llama3",
 }
-YARN = {"factor": 4.0, "original_max_position_embeddings": 32, "rope_type": "yarn"}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 512, "rope_type": "yarn"}
+EPSILON = 1e-3
 CHAT = {"do_sample": True, "eos_token_id": [251, 250], "pad_token_id": 250,
         "temperature": 0.6, "top_k": 20, "top_p": 0.95}
 
 VARIANTS = [
     Variant("mixtral", "llama", mixtral(), {"bos_token_id": 1, "eos_token_id": 2}, shards=2,
             note="two shards"),
-    Variant("mixtral-swa", "llama", v5(mixtral(hidden_size=32, sliding_window=16)),
+    Variant("mixtral-swa", "llama", v5(mixtral(hidden_size=32, rms_norm_eps=EPSILON,
+                                            sliding_window=16)),
             {"bos_token_id": 1, "eos_token_id": 2}, note="window 16; transformers 5 config",
             extra={"attention.sliding_window": 16}),
     Variant("olmoe", "olmoe", olmoe(), {"eos_token_id": 250, "pad_token_id": 1}),
     Variant("qwen2moe", "qwen2moe", qwen2moe(), {"bos_token_id": 250, "eos_token_id": 250}),
     Variant("qwen3moe", "qwen3moe", qwen3moe(), CHAT, shards=3, note="three shards"),
     Variant("qwen3moe-yarn", "qwen3moe",
-            qwen3moe(hidden_size=32, head_dim=16, num_hidden_layers=2, rope_theta=10000.0,
-                     rope_scaling=YARN, max_position_embeddings=128), CHAT),
+            qwen3moe(hidden_size=32, head_dim=32, num_hidden_layers=2, max_window_layers=2,
+                     rms_norm_eps=EPSILON, rope_theta=10000.0, rope_scaling=YARN,
+                     max_position_embeddings=2048), CHAT),
     Variant("llama", "llama",
             llama(rope_scaling=LLAMA3, tie_word_embeddings=True),
             {"bos_token_id": 250, "do_sample": True, "eos_token_id": 251, "temperature": 0.6,
              "top_p": 0.9}, note="llama3 RoPE, tied"),
     Variant("llama-linear", "llama",
-            llama(rope_scaling={"type": "linear", "factor": 4.0}, attention_bias=True),
+            llama(rope_scaling={"type": "linear", "factor": 4.0}, attention_bias=True,
+                  rms_norm_eps=EPSILON),
             {"bos_token_id": 250, "eos_token_id": 251}, note="biases in attention, untied"),
     Variant("qwen3", "qwen3", v5(qwen3()), CHAT, note="tied; transformers 5 config"),
 ]
