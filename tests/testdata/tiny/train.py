@@ -90,7 +90,7 @@ def digest(text):
 
 
 def go_env(name):
-    return subprocess.run(["go", "env", name], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.check_output(["go", "env", name], text=True).strip()
 
 
 def clean(data):
@@ -135,7 +135,8 @@ def dialogues(path, text):
     """A share of the documented functions, as (doc comment, function) pairs."""
     if not path.endswith(".go") or path.endswith("_test.go"):
         return
-    for m in re.finditer(r"(?m)^((?://[^\n]*\n)+)(func [^\n]*\{\n(?:[^}\n][^\n]*\n|\n)*\}\n)", text):
+    function = r"(?m)^((?://[^\n]*\n)+)(func [^\n]*\{\n(?:[^}\n][^\n]*\n|\n)*\}\n)"
+    for m in re.finditer(function, text):
         if len(m[2]) > 1200 or len(m[1]) > 800 or digest(m[2]) % CHAT_ONE_IN:
             continue
         doc = "\n".join(line[2:].strip() for line in m[1].splitlines()).strip()
@@ -190,10 +191,13 @@ def command_corpus(args):
     np.save(os.path.join(args.work, "held.npy"), held_ids)
 
     # The held-out text that goes into the repository: whole files in the order of their hash.
-    text = ""
+    # Vendored code of other authors has other licences, so it stays out of this one.
+    text, paths = "", []
     for path, t in sorted(held, key=lambda pt: digest("order " + pt[0])):
-        if path.endswith(".go") and 1500 < len(t) < 12000 and len(text) + len(t) < HELDOUT_BYTES:
+        fits = 1500 < len(t) < 12000 and len(text) + len(t) < HELDOUT_BYTES
+        if fits and path.endswith(".go") and "vendor" not in path.split(os.sep):
             text += t.rstrip("\n") + "\n\n"
+            paths.append(path)
     with open(os.path.join(args.work, "heldout.txt"), "w", encoding="utf-8") as f:
         f.write(text.rstrip("\n") + "\n")
 
@@ -203,7 +207,7 @@ def command_corpus(args):
         "train_files": len(train), "train_bytes": sum(len(t.encode()) for _, t in train),
         "train_dialogues": len(chats), "train_tokens_unique": len(ids),
         "heldout_files": len(held), "heldout_bytes": held_bytes, "heldout_tokens": len(held_ids),
-        "bytes_per_token": held_bytes / len(held_ids),
+        "bytes_per_token": held_bytes / len(held_ids), "heldout_txt_files": paths,
     }
     with open(os.path.join(args.work, "corpus.json"), "w") as f:
         json.dump(facts, f, indent=2)
@@ -343,7 +347,7 @@ class Layer(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    """Qwen3-MoE with tied embeddings. forward: ids (batch, time) → logits in dtype, aux, shares."""
+    """Qwen3-MoE with tied embeddings: ids (batch, time) → logits in dtype, aux, shares."""
 
     def __init__(self, c):
         super().__init__()
@@ -778,7 +782,7 @@ def main():
     parser.add_argument("--out", help="export: the GGUF file; report: the folder")
     parser.add_argument("--hf", help="export, check: also write a Hugging Face directory here")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=85.0, help="time in steps, pauses excluded")
+    parser.add_argument("--minutes", type=float, default=85.0, help="time in steps")
     parser.add_argument("--steps", type=int, default=0, help="a fixed number of steps instead")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup", type=int, default=100, help="steps")
