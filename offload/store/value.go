@@ -146,6 +146,22 @@ func (v Value) Elem() (kind Kind, n int, ok bool) {
 	return 0, 0, false
 }
 
+// depth is how deep arrays nest: 0 for a scalar.
+func (v Value) depth() int {
+	list, ok := v.v.([]Value)
+	if !ok {
+		if _, isScalar := scalarKind(v.v); isScalar {
+			return 0
+		}
+		return 1
+	}
+	deepest := 0
+	for _, element := range list {
+		deepest = max(deepest, element.depth())
+	}
+	return deepest + 1
+}
+
 // describe says what a value is, for messages: "uint32", "array of 3 string".
 func (v Value) describe() string {
 	if v.v == nil {

@@ -16,6 +16,8 @@ import (
 const (
 	writerBufferBytes = 4 << 20
 	writerChunkBytes  = 1 << 20
+	// emptyReadsMax bounds how often a source may give neither data nor an error.
+	emptyReadsMax = 100
 )
 
 // WriterOptions are the choices of a Writer. The zero value works.
@@ -99,8 +101,9 @@ func (w *Writer) SetMetadata(key string, v Value) error {
 		return usageError(w.path, "", "a metadata key of %d bytes", len(key))
 	case key == ggufAlignmentKey:
 		return usageError(w.path, "", "%s is set by the options", ggufAlignmentKey)
-	case v.v == nil:
-		return usageError(w.path, "", "metadata %s has no value", quoted(key))
+	case v.v == nil || v.depth() > ggufDepthMax:
+		return usageError(w.path, "", "metadata %s is %s, which cannot be written",
+			quoted(key), v.describe())
 	case !w.metadata.add(key, v):
 		return usageError(w.path, "", "metadata %s is there already", quoted(key))
 	}
@@ -145,9 +148,13 @@ func (w *Writer) WriteTensor(name string, r io.Reader) error {
 	if w.chunk == nil {
 		w.chunk = make([]byte, writerChunkBytes)
 	}
-	for {
+	for empty := 0; ; {
 		n, err := r.Read(w.chunk)
+		if empty++; n == 0 && err == nil && empty > emptyReadsMax {
+			err = io.ErrNoProgress
+		}
 		if n > 0 {
+			empty = 0
 			if err := w.WriteChunk(name, w.chunk[:n]); err != nil {
 				return err
 			}
