@@ -6,7 +6,7 @@
 // at Open; weights are read by offload/reader from the extents that are listed here, or, for a few
 // small tensors, with Model.ReadTensor.
 //
-// Everything read is treated as hostile. Each length is checked against what is left of the file and
-// against a named limit (limits.go) before memory is taken for it, and a bad file ends in an *Error
-// that names file, tensor and offset and says what to do. Nothing here panics on bad input.
+// Everything read is treated as hostile. Each length is checked against what is left of the file
+// and against a named limit (limits.go) before memory is taken for it, and a bad file ends in an
+// *Error that names file, tensor and offset and says what to do. Nothing here panics on bad input.
 package store

@@ -44,7 +44,7 @@ func readGGUF(r io.ReaderAt, file File) (part, error) {
 	return part{file: file, tensors: tensors, metadata: metadata}, nil
 }
 
-// readGGUFVersion checks magic and version, and names byte order and old versions for what they are.
+// readGGUFVersion checks magic and version, and names byte order and old versions as such.
 func readGGUFVersion(s *source) error {
 	magic := string(s.peek(len(ggufMagic), "the magic"))
 	if s.err != nil {
@@ -179,8 +179,8 @@ func readGGUFArray(s *source, depth int, what string) Value {
 // listPreallocatedMax bounds what readList reserves before it has seen elements.
 const listPreallocatedMax = 4096
 
-// readList reads n elements, and grows with what is really there: n is only a claim. It stops at the
-// first failure.
+// readList reads n elements, and grows with what is really there: n is only a claim. It stops at
+// the first failure.
 func readList[T any](s *source, n int, read func() T) []T {
 	list := make([]T, 0, min(n, listPreallocatedMax))
 	for range n {

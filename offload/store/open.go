@@ -30,7 +30,8 @@ const adviceOpen = "give a .gguf file, a .safetensors file or a Hugging Face dir
 //   - ErrIO where the system could not read, with the system's error;
 //   - ErrFormat for a file or a set of files that is not well formed;
 //   - ErrUnsupported for versions, byte orders and types that are not known, and for paths that are
-//     no model.
+//     no model;
+//   - ErrNotFound where config.json or a metadata key of a split set is missing.
 //
 // After an error nothing stays open; neither does after success.
 func Open(path string) (*Model, error) {

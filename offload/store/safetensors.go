@@ -15,8 +15,8 @@ const (
 )
 
 // readSafetensors reads the header of one safetensors file of file.Size bytes. It is as strict as
-// the reference implementation: the data of the tensors fills the file from the end of the header to
-// its last byte, with no hole and no overlap.
+// the reference implementation: the data of the tensors fills the file from the end of the header
+// to its last byte, with no hole and no overlap.
 func readSafetensors(r io.ReaderAt, file File) (part, error) {
 	header, err := readSafetensorsHeader(r, file)
 	if err != nil {

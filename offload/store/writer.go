@@ -90,9 +90,9 @@ func NewGGUFWriter(path string, options WriterOptions) (*Writer, error) {
 	return w, nil
 }
 
-// SetMetadata adds a key; keys are written in the order in which they are added. A key that is there
-// already, general.alignment (which the options set) and a call after the first tensor data are
-// refused.
+// SetMetadata adds a key; keys are written in the order in which they are added. A key that is
+// there already, general.alignment (which the options set) and a call after the first tensor data
+// are refused.
 func (w *Writer) SetMetadata(key string, v Value) error {
 	switch {
 	case w.started || w.file == nil:
@@ -110,8 +110,8 @@ func (w *Writer) SetMetadata(key string, v Value) error {
 	return nil
 }
 
-// Declare adds a tensor, of at most 4 dims with the outermost first. Each row (the last dim) must be
-// a whole number of blocks. Names of more than 63 bytes are refused, as other readers refuse them.
+// Declare adds a tensor, of at most 4 dims with the outermost first. Each row (the last dim) must
+// be a whole number of blocks. Names of more than 63 bytes are refused, as other readers do.
 func (w *Writer) Declare(name string, kind quant.Type, shape []int64) error {
 	switch {
 	case w.started || w.file == nil:
