@@ -89,9 +89,9 @@ type RoPE struct {
 // sequence, for every layer. Inside a page, layer l has its keys as (kvHeads, PageTokens, headDim)
 // float32, followed by its values in the same shape.
 type KV struct {
-	Pool       Span  // all pages, one after the other
-	Tables     Span  // (sequences, pagesMax) int32: the page of each PageTokens positions
-	PagesMax   int   // row length of Tables
+	Pool       Span // all pages, one after the other
+	Tables     Span // (sequences, pagesMax) int32: the page of each PageTokens positions
+	PagesMax   int  // row length of Tables
 	PageTokens int
 	PageBytes  int64 // layers * 2 * kvHeads * PageTokens * headDim * 4
 	Layer      int
