@@ -1,0 +1,143 @@
+// Package engine opens language models that may be larger than memory and generates text with them.
+// Expert weights stream from disk through a bounded ring while kernels run; what memory is left
+// over caches the experts that are used most.
+//
+//	e, err := engine.Open("model.gguf", engine.Options{HostMemory: 4 << 30})
+//	s, err := e.NewSession()
+//	for token, err := range s.Generate(ctx, "package main", engine.Sampling{MaxTokens: 64}) { … }
+//
+// # Compatibility
+//
+// Before 1.0 the API may change with any minor version; CHANGELOG.md names each change.
+package engine
+
+import "time"
+
+// Message is one turn of a chat.
+type Message struct {
+	Role    string `json:"role"` // "system", "user", "assistant"
+	Content string `json:"content"`
+}
+
+// Sampling says how tokens are chosen and when generation ends. The zero value is greedy and ends at
+// the model's end-of-text token or at the context's end.
+type Sampling struct {
+	Temperature       float32  // 0: greedy
+	TopK              int      // 0: off
+	TopP              float32  // 0 or 1: off
+	MinP              float32  // 0: off
+	RepetitionPenalty float32  // 0 or 1: off; over the last RepetitionWindow tokens
+	RepetitionWindow  int      // 0: 64
+	Seed              uint64   // same seed, same model, same prompt: same tokens
+	Stop              []string // generation ends before the first of these
+	MaxTokens         int      // 0: until the context is full
+	LogProbs          int      // alternatives reported per token; 0: none, and no log-probability
+	IgnoreEOS         bool     // go on after the end-of-text token
+}
+
+// Token is one generated token.
+type Token struct {
+	ID   int32
+	Text string // complete UTF-8; may be empty while a character is incomplete
+	// LogProb is the natural log of the token's probability under the model (temperature 1), and
+	// Alternatives the most likely tokens; only with Sampling.LogProbs.
+	LogProb      float32
+	Alternatives []TokenProb
+	// Finish is set on the last token: "stop" (end of text or a stop string), "length".
+	Finish string
+}
+
+// TokenProb is a token and its log-probability.
+type TokenProb struct {
+	ID      int32
+	LogProb float32
+}
+
+// Info describes an open model.
+type Info struct {
+	Path         string `json:"path"`
+	Format       string `json:"format"`
+	Family       string `json:"family"`
+	Layers       int    `json:"layers"`
+	Dim          int    `json:"dim"`
+	Vocabulary   int    `json:"vocabulary"`
+	Context      int    `json:"context"`
+	Experts      int    `json:"experts"`
+	ExpertsUsed  int    `json:"experts_used"`
+	WeightBytes  int64  `json:"weight_bytes"`
+	ExpertBytes  int64  `json:"expert_bytes"` // of all expert groups together
+	ExpertGroups int    `json:"expert_groups"`
+	GroupBytes   int64  `json:"group_bytes"` // of the largest expert group
+	Types        string `json:"types"`       // "Q4_0 10.6 MB, Q8_0 1.8 MB, F32 0.1 MB"
+	ChatTemplate bool   `json:"chat_template"`
+}
+
+// Plan is how a budget is split. All sizes in bytes.
+type Plan struct {
+	Device     string `json:"device"`
+	Budget     int64  `json:"memory_budget_bytes"`
+	Least      int64  `json:"least_budget_bytes"` // the smallest budget that would work
+	Stay       int64  `json:"stay_bytes"`         // weights that stay
+	KV         int64  `json:"kv_bytes"`
+	KVTokens   int    `json:"kv_tokens"`
+	Work       int64  `json:"work_bytes"`    // activations and scratch
+	Reserve    int64  `json:"reserve_bytes"` // the program, the Go heap, tables
+	Ring       int64  `json:"ring_bytes"`
+	Sections   int    `json:"sections"`
+	Cache      int64  `json:"cache_bytes"`
+	CacheSlots int    `json:"cache_slots"`
+	Groups     int    `json:"groups"`
+	Chunk      int    `json:"chunk"`
+	Resident   bool   `json:"resident"` // every group fits: nothing streams after the first touch
+}
+
+// Stats are counters since Open, or differences of two snapshots (Sub).
+type Stats struct {
+	Passes         int64         `json:"passes"`
+	PrefillTokens  int64         `json:"prefill_tokens"`
+	DecodeTokens   int64         `json:"decode_tokens"`
+	BytesRead      int64         `json:"bytes_read"` // expert groups, from disk
+	Reads          int64         `json:"reads"`
+	Hits           int64         `json:"hits"` // groups found in memory when asked for
+	Late           int64         `json:"late"` // found on their way: prefetched, not yet there
+	Misses         int64         `json:"misses"`
+	Prefetched     int64         `json:"prefetched"`        // groups read ahead
+	PrefetchUseful int64         `json:"prefetch_useful"`   // of these, asked for while still there
+	Wait           time.Duration `json:"wait_ns"`           // computing stood still for weights
+	Busy           time.Duration `json:"busy_ns"`           // passes took in all
+	PeakMemory     int64         `json:"memory_peak_bytes"` // resident set of the process
+}
+
+// HitRate is the share of groups found in memory, 0 to 1; 1 if none was asked for.
+func (s Stats) HitRate() float64 {
+	n := s.Hits + s.Late + s.Misses
+	if n == 0 {
+		return 1
+	}
+	return float64(s.Hits) / float64(n)
+}
+
+// WaitShare is the share of the passes' time that waited for weights, 0 to 1.
+func (s Stats) WaitShare() float64 {
+	if s.Busy <= 0 {
+		return 0
+	}
+	return float64(s.Wait) / float64(s.Busy)
+}
+
+// Sub returns what happened between an earlier snapshot and s.
+func (s Stats) Sub(earlier Stats) Stats {
+	s.Passes -= earlier.Passes
+	s.PrefillTokens -= earlier.PrefillTokens
+	s.DecodeTokens -= earlier.DecodeTokens
+	s.BytesRead -= earlier.BytesRead
+	s.Reads -= earlier.Reads
+	s.Hits -= earlier.Hits
+	s.Late -= earlier.Late
+	s.Misses -= earlier.Misses
+	s.Prefetched -= earlier.Prefetched
+	s.PrefetchUseful -= earlier.PrefetchUseful
+	s.Wait -= earlier.Wait
+	s.Busy -= earlier.Busy
+	return s
+}
