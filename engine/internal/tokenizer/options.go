@@ -37,7 +37,7 @@ func isNull(raw json.RawMessage) bool {
 }
 
 func (o *options) fail(err error) {
-	if o.err == nil {
+	if o.err == nil && err != nil {
 		o.err = err
 	}
 }
@@ -108,12 +108,9 @@ func (o *options) pattern(key string) matcher {
 		o.fail(unsupported("%s: %s is neither String nor Regex", o.what, key))
 		return nil
 	}
-	re, err := compilePattern(s)
-	if err != nil {
-		o.fail(err)
-		return nil
-	}
-	return regexMatcher{re}
+	m, err := newMatcher(s)
+	o.fail(err)
+	return m
 }
 
 func (o *options) finish() error {

@@ -61,6 +61,13 @@ func trustedPattern(p string) bool {
 
 // newMatcher returns the matcher of a regular expression.
 func newMatcher(pattern string) (matcher, error) {
+	if m, ok := scanner(pattern); ok {
+		return m, nil
+	}
+	return newRegexMatcher(pattern)
+}
+
+func newRegexMatcher(pattern string) (matcher, error) {
 	re, err := compilePattern(pattern)
 	if err != nil {
 		return nil, err
