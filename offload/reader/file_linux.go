@@ -1,0 +1,108 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// file is an open file to be read at offsets.
+type file struct {
+	name   string
+	fd     int
+	align  int    // what direct reads ask for, in bytes
+	direct bool   // reads bypass the page cache
+	reason string // why they do not, if that was wished for
+}
+
+// openFile opens a regular file, for direct reads unless the file system refuses them. The reason
+// for that is kept; it is an error only that a file cannot be read at all.
+func openFile(name string, buffered bool) (file, error) {
+	f := file{name: name, fd: -1, align: Align}
+	fd, err := open(name, 0)
+	if err != nil {
+		return f, &Error{File: name, Cause: fmt.Errorf("open: %w", err)}
+	}
+	var stat unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_DIOALIGN, &stat)
+	if err == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return f, &Error{File: name, Cause: err}
+	}
+	f.fd = fd
+	if buffered {
+		f.reason = "buffered reads were asked for"
+	} else if direct, reason := openDirect(&f, &stat); reason == "" {
+		unix.Close(fd)
+		f.fd, f.direct = direct, true
+		return f, nil
+	} else {
+		f.reason = reason
+	}
+	f.align = Align
+	// Experts are read as a whole and in no order: read-ahead would only read what nobody wants.
+	// Advice, so a refusal changes nothing.
+	_ = unix.Fadvise(f.fd, 0, 0, unix.FADV_RANDOM)
+	return f, nil
+}
+
+// openDirect opens the file a second time past the page cache and sets the alignment; a reason says
+// why that cannot be done.
+func openDirect(f *file, stat *unix.Statx_t) (fd int, reason string) {
+	if stat.Mask&unix.STATX_DIOALIGN != 0 {
+		f.align = int(max(stat.Dio_mem_align, stat.Dio_offset_align))
+		switch {
+		case f.align == 0:
+			return -1, "the file system offers no direct reads of this file (statx)"
+		case f.align > Align || f.align&(f.align-1) != 0:
+			return -1, fmt.Sprintf("direct reads of this file must be aligned to %d bytes, "+
+				"memory is aligned to %d", f.align, Align)
+		}
+	}
+	fd, err := open(f.name, unix.O_DIRECT)
+	if err != nil {
+		return -1, fmt.Sprintf("the file system refuses O_DIRECT: open: %v", err)
+	}
+	if err := tryRead(fd); err != nil { // some accept the flag and refuse the reads
+		unix.Close(fd)
+		return -1, fmt.Sprintf("the file system refuses direct reads: %v", err)
+	}
+	return fd, ""
+}
+
+// tryRead reads the first block into aligned memory.
+func tryRead(fd int) error {
+	memory := make([]byte, 2*Align)
+	skip := -uintptr(unsafe.Pointer(&memory[0])) & (Align - 1)
+	for range retriesMax {
+		_, err := unix.Pread(fd, memory[skip:skip+Align], 0)
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return err
+		}
+	}
+	return unix.EAGAIN
+}
+
+// open opens for reading, again if a signal interrupts.
+func open(name string, flags int) (int, error) {
+	for range retriesMax {
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+	return -1, unix.EINTR
+}
+
+// readAt is pread(2).
+func (f *file) readAt(buf []byte, offset int64) (int, error) {
+	return unix.Pread(f.fd, buf, offset)
+}
+
+// close closes the descriptor.
+func (f *file) close() error { return unix.Close(f.fd) }

@@ -1,0 +1,44 @@
+//go:build !linux
+
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// file is an open file to be read at offsets.
+type file struct {
+	name   string
+	file   *os.File
+	align  int
+	direct bool
+	reason string
+}
+
+// openFile opens a file for buffered reads: direct ones are implemented for Linux alone.
+func openFile(name string, buffered bool) (file, error) {
+	f := file{name: name, align: Align, reason: "direct reads are implemented for Linux alone"}
+	if buffered {
+		f.reason = "buffered reads were asked for"
+	}
+	var err error
+	if f.file, err = os.Open(name); err != nil {
+		return f, &Error{File: name, Cause: fmt.Errorf("open: %w", err)}
+	}
+	return f, nil
+}
+
+// readAt reads as pread does.
+func (f *file) readAt(buf []byte, offset int64) (int, error) {
+	n, err := f.file.ReadAt(buf, offset)
+	if errors.Is(err, io.EOF) || n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// close closes the file.
+func (f *file) close() error { return f.file.Close() }
