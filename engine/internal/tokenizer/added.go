@@ -49,7 +49,7 @@ func (a *addedTokens) find(dst []segment, tr *trie, text string, parseSpecial bo
 			continue
 		}
 		if tok.lstrip {
-			start = max(len(strings.TrimRightFunc(text[:start], unicode.IsSpace)), done)
+			start = len(strings.TrimRightFunc(text[:start], unicode.IsSpace)) // may be before done
 		}
 		if tok.rstrip {
 			end = len(text) - len(strings.TrimLeftFunc(text[end:], unicode.IsSpace))

@@ -74,6 +74,9 @@ func (b *builder) decodeTables() {
 }
 
 func (b *builder) tokenBytes(token string, unspells, added bool) string {
+	if added && b.plainAdded {
+		return token
+	}
 	if unspells {
 		return unspell(b.alphabet, token)
 	}

@@ -19,6 +19,9 @@ type builder struct {
 	shrinks bool
 	// fused: the decode stages so far cut tokens up, so that a later one sees parts of them.
 	fused bool
+	// plainAdded: added tokens are decoded as they are spelled. The Hugging Face reference puts them
+	// through the decoder like all others, where DeepSeek's added token "ø" turns into a broken byte.
+	plainAdded bool
 }
 
 func (b *builder) normalizer(raw json.RawMessage, depth int) error {

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,6 +57,25 @@ func TestPublishedVocabulariesGiveThePublishedIDs(t *testing.T) {
 				}
 				if text := tok.Decode(got, false); text != in {
 					t.Errorf("%q comes back as %q", in, text)
+				}
+			}
+		})
+	}
+}
+
+func TestPublishedVocabulariesGiveTextBack(t *testing.T) {
+	for _, name := range fixtureNames() {
+		t.Run(name, func(t *testing.T) {
+			tok, _ := fixture(t, name)
+			r := rand.New(rand.NewPCG(5, 6))
+			for range 500 {
+				text := "ø é" + randomText(r, r.IntN(60))
+				ids, err := tok.Encode(text, EncodeOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := tok.Decode(ids, false); got != text {
+					t.Fatalf("%q comes back as %q", text, got)
 				}
 			}
 		})

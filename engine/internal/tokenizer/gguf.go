@@ -39,7 +39,8 @@ const (
 //
 // Errors wrap ErrFormat or ErrUnsupported and name the metadata key or the token.
 func FromGGUF(v GGUFVocab) (*Tokenizer, error) {
-	b := &builder{t: &Tokenizer{ids: map[string]int32{}}, alphabet: newByteAlphabet()}
+	b := &builder{t: &Tokenizer{ids: map[string]int32{}}, alphabet: newByteAlphabet(),
+		plainAdded: true}
 	if err := b.ggufTokens(&v); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 
@@ -58,24 +59,17 @@ func normalizeLong(f norm.Form, s string) string {
 
 func combiningClass(r rune) uint8 { return norm.NFD.PropertiesString(string(r)).CCC() }
 
-// orderMarks sorts each run of characters of non-zero combining class, stably, by counting.
+// orderMarks sorts each run of characters of non-zero combining class; equals keep their order.
 func orderMarks(rs []rune) {
-	for i := 0; i < len(rs); {
+	for i := 0; i < len(rs); i++ {
 		j := i
-		var byClass [256][]rune
-		for j < len(rs) {
-			c := combiningClass(rs[j])
-			if c == 0 {
-				break
-			}
-			byClass[c] = append(byClass[c], rs[j])
+		for j < len(rs) && combiningClass(rs[j]) != 0 {
 			j++
 		}
-		at := i
-		for c := range byClass {
-			at += copy(rs[at:], byClass[c])
-		}
-		i = j + 1
+		slices.SortStableFunc(rs[i:j], func(a, b rune) int {
+			return int(combiningClass(a)) - int(combiningClass(b))
+		})
+		i = j
 	}
 }
 

@@ -2,32 +2,39 @@ package tokenizer
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
 )
 
 // A merge loop that is quadratic needs 10^12 steps for these and runs into the time limit of go
-// test; one that is not needs about a second for all.
+// test. One that is not needs a few tenths of a second for each; -v says how long the longest took.
 func TestLongWordsTakeLinearTime(t *testing.T) {
 	const size = 1 << 20
-	for _, name := range []string{"gpt2", "gpt2-prefix", "qwen2", "llama3", "deepseek-llm",
-		"deepseek-v3", "llama2", "mixtral", "metaspace"} {
+	longest, of := time.Duration(0), ""
+	for _, name := range []string{"gpt2", "deepseek-v3", "llama2"} {
 		tok := goldenTokenizer(t, name)
-		for _, unit := range []string{"a", " ", "\n", "^", "ab", "漢", "1", "▁", "e\u0301", " \n"} {
+		for _, unit := range []string{"a", " ", "\n", "1", "e\u0301"} {
 			text := strings.Repeat(unit, size/len(unit))
+			start := time.Now()
 			ids, err := tok.Encode(text, EncodeOptions{ParseSpecial: true})
 			if err != nil {
 				t.Fatalf("%s, %q: %v", name, unit, err)
+			}
+			if d := time.Since(start); d > longest {
+				longest, of = d, name+" on "+strconv.Quote(unit)
 			}
 			if len(ids) == 0 || len(ids) > len(text)+1 {
 				t.Fatalf("%s, %q: %d ids for %d bytes", name, unit, len(ids), len(text))
 			}
 		}
 	}
+	t.Logf("%v for 1 MiB, %s", longest, of)
 }
 
 func TestLongRunsOfMarksAreComposedWithoutJoiners(t *testing.T) {
@@ -43,7 +50,8 @@ func TestLongRunsOfMarksAreComposedWithoutJoiners(t *testing.T) {
 	// Where x/text needs no joiner, the two ways must agree.
 	for _, f := range []norm.Form{norm.NFC, norm.NFD, norm.NFKC, norm.NFKD} {
 		for r := rune(0xA0); r < 0x2FA1E; r++ {
-			if unicode.Is(unicode.Cs, r) {
+			if unicode.Is(unicode.Cs, r) || f.PropertiesString(string(r)).Size() == 0 ||
+				unicode.In(r, unicode.Han, unicode.Hangul) && r%64 != 0 || !unicode.IsGraphic(r) {
 				continue
 			}
 			s := string(r) + "\u0301\u0323" + string(r)
