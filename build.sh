@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# The one door: ./build.sh COMMAND [--help]. Needs Go and a C compiler; nothing is downloaded but
+# the modules that go.sum names.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+model=tests/testdata/tiny/tiny.gguf
+test_timeout=8m
+
+usage() {
+	cat <<'EOF'
+usage: ./build.sh COMMAND [--help]
+
+  build   compile bin/moering
+  demo    build, then let the model in the repository write Go, its experts streaming from disk
+  test    everything that must pass: format, vet, all tests with and without cgo
+  bench   build, then measure; arguments go to "moering bench"
+  lint    vet, and staticcheck at the version that tools/go.mod names
+  fmt     format all Go files
+EOF
+}
+
+say() { printf '== %s\n' "$*" >&2; }
+
+need_go() {
+	command -v go >/dev/null || { echo "build.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
+}
+
+need_cc() {
+	local cc
+	cc=$(go env CC)
+	command -v "${cc%% *}" >/dev/null ||
+		{ echo "build.sh: a C compiler is needed ($cc), for example the package gcc" >&2; exit 1; }
+}
+
+help_build="compiles bin/moering. With CGO_ENABLED=0 no C compiler is needed, and computing is slow."
+cmd_build() {
+	if [ "$(go env CGO_ENABLED)" = 1 ]; then need_cc; fi
+	go build -o bin/moering ./cmd/moering
+}
+
+# number KEY reads a number from the JSON on standard input.
+number() { sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" | head -n 1; }
+
+help_demo="builds, then runs the trained model $model under the least memory budget that works and
+2 MB more, so that its experts do not fit: they stream from disk. Arguments go to \"moering run\"."
+cmd_demo() {
+	cmd_build
+	local least plan experts room
+	least=$(bin/moering inspect -m "$model" --context 512 --json | number least_budget_bytes)
+	local ram=$((least + 2000000))
+	plan=$(bin/moering inspect -m "$model" --context 512 --ram "$ram" --json)
+	experts=$(number expert_bytes <<<"$plan")
+	room=$(($(number ring_bytes <<<"$plan") + $(number cache_bytes <<<"$plan")))
+	if [ "$room" -ge "$experts" ]; then
+		echo "build.sh: the demo's budget has room for all experts ($room of $experts bytes)" >&2
+		exit 1
+	fi
+	bin/moering run -m "$model" --context 512 --ram "$ram" --max-tokens 200 --seed 7 "$@" \
+		$'// Copy copies src to dst until an error occurs.\nfunc Copy('
+}
+
+help_test="checks the format, vets, builds and tests without cgo, and then tests everything with the
+race detector and invariant checks. Needs a C compiler. MOERING_FIXTURES may name a folder with
+vocabularies and chat templates of published models; tests that use them are skipped without it."
+cmd_test() {
+	need_cc
+	say "format"
+	local unformatted
+	unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+	if [ -n "$unformatted" ]; then
+		printf 'build.sh: not formatted (./build.sh fmt):\n%s\n' "$unformatted" >&2
+		exit 1
+	fi
+	say "vet"
+	go vet ./...
+	go vet -tags invariants ./...
+	say "without cgo"
+	CGO_ENABLED=0 go build ./...
+	CGO_ENABLED=0 go test -timeout "$test_timeout" ./...
+	say "race detector and invariants"
+	CGO_ENABLED=1 go test -race -tags invariants -timeout "$test_timeout" "$@" ./...
+}
+
+help_bench="builds, then measures with \"moering bench --json\", by default $model, and prints one line
+with date, commit and machine. With --record first, the line is added to docs/benchmarks/results.jsonl."
+cmd_bench() {
+	local record=no
+	if [ "${1:-}" = --record ]; then
+		record=yes
+		shift
+	fi
+	cmd_build
+	[ $# -gt 0 ] || set -- -m "$model"
+	local result line cpu commit
+	result=$(bin/moering bench --json "$@" | tr -d '\n' | sed 's/  */ /g')
+	cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1 | tr -d '"\\')
+	commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+	git diff --quiet HEAD 2>/dev/null || commit=$commit-modified
+	line=$(printf '{"date": "%s", "commit": "%s", "cpu": "%s", "processors": %s, "result": %s}' \
+		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$commit" "${cpu:-unknown}" "$(getconf _NPROCESSORS_ONLN)" "$result")
+	printf '%s\n' "$line"
+	if [ "$record" = yes ]; then
+		mkdir -p docs/benchmarks
+		printf '%s\n' "$line" >>docs/benchmarks/results.jsonl
+	fi
+}
+
+help_lint="vets, and runs staticcheck at the version that tools/go.mod names (downloaded as a module)."
+cmd_lint() {
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=tools/go.mod staticcheck -tags invariants ./...
+}
+
+help_fmt="formats all Go files in place."
+cmd_fmt() { git ls-files -co --exclude-standard '*.go' | xargs gofmt -w; }
+
+command=${1:-}
+case $command in
+build | demo | test | bench | lint | fmt)
+	shift
+	if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+		text=help_$command
+		printf './build.sh %s %s\n' "$command" "${!text}"
+		exit 0
+	fi
+	need_go
+	"cmd_$command" "$@"
+	;;
+-h | --help | help)
+	usage
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
