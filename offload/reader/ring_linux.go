@@ -1,0 +1,256 @@
+package reader
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel's interface, from include/uapi/linux/io_uring.h and io_uring_setup(2),
+// io_uring_enter(2), io_uring_register(2).
+const (
+	opNop       = 0
+	opReadFixed = 4
+	opRead      = 22
+
+	sqeFixedFile = 1 << 0
+
+	enterGetEvents = 1 << 0
+
+	registerBuffers = 0
+	registerFiles   = 2
+
+	setupClamp        = 1 << 4
+	setupSingleIssuer = 1 << 12 // Linux 6.0: one thread submits
+	setupDeferTaskrun = 1 << 13 // Linux 6.1: completions run when that thread asks for them
+
+	featSingleMmap = 1 << 0
+	featNoDrop     = 1 << 1
+
+	offsetRings = 0
+	offsetSQEs  = 0x10000000
+)
+
+// sqOffsets is struct io_sqring_offsets.
+type sqOffsets struct {
+	head, tail, mask, entries, flags, dropped, array, _ uint32
+	_                                                   uint64
+}
+
+// cqOffsets is struct io_cqring_offsets.
+type cqOffsets struct {
+	head, tail, mask, entries, overflow, cqes, flags, _ uint32
+	_                                                   uint64
+}
+
+// ringParams is struct io_uring_params.
+type ringParams struct {
+	sqEntries, cqEntries, flags, sqCPU, sqIdle, features, wqFD uint32
+	_                                                          [3]uint32
+	sq                                                         sqOffsets
+	cq                                                         cqOffsets
+}
+
+// sqe is struct io_uring_sqe: one order.
+type sqe struct {
+	opcode, flags uint8
+	_             uint16
+	fd            int32
+	offset        uint64
+	address       uint64
+	length        uint32
+	_             uint32
+	userData      uint64
+	bufIndex      uint16
+	_             uint16
+	_             int32
+	_             [2]uint64
+}
+
+// cqe is struct io_uring_cqe: one answer.
+type cqe struct {
+	userData uint64
+	result   int32
+	_        uint32
+}
+
+// The sizes are the kernel's; a constant that overflows does not compile.
+const (
+	_ = uint(120-unsafe.Sizeof(ringParams{})) + uint(unsafe.Sizeof(ringParams{})-120)
+	_ = uint(64-unsafe.Sizeof(sqe{})) + uint(unsafe.Sizeof(sqe{})-64)
+	_ = uint(16-unsafe.Sizeof(cqe{})) + uint(unsafe.Sizeof(cqe{})-16)
+)
+
+// ring is one io_uring. It belongs to the thread that made it.
+type ring struct {
+	fd           int
+	memory       []byte // both rings
+	orders       []byte // the memory of sqes
+	sqes         []sqe
+	cqes         []cqe
+	sqHead       *uint32 // moved by the kernel
+	sqTail       *uint32
+	cqHead       *uint32
+	cqTail       *uint32 // moved by the kernel
+	sqMask       uint32
+	cqMask       uint32
+	deferred     bool
+	fixedFiles   bool
+	fixedBuffers int // registered
+}
+
+// newRing makes a ring with room for the entries. The caller's goroutine is locked to its thread.
+func newRing(entries int) (*ring, error) {
+	var params ringParams
+	fd := -1
+	for _, flags := range []uint32{setupSingleIssuer | setupDeferTaskrun, 0} {
+		params = ringParams{flags: setupClamp | flags}
+		n, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries),
+			uintptr(unsafe.Pointer(&params)), 0)
+		if errno == 0 {
+			fd = int(n)
+			break
+		}
+		if errno != unix.EINVAL || flags == 0 { // EINVAL: a kernel that lacks the flags
+			return nil, fmt.Errorf("%w: io_uring_setup: %w", ErrUnsupported, errno)
+		}
+	}
+	r := &ring{fd: fd, deferred: params.flags&setupDeferTaskrun != 0}
+	if err := r.mapMemory(&params, entries); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	if err := r.try(); err != nil {
+		r.close()
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return r, nil
+}
+
+// mapMemory maps what the kernel shares; on failure the ring is closed.
+func (r *ring) mapMemory(params *ringParams, entries int) (err error) {
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if params.features&featSingleMmap == 0 || params.features&featNoDrop == 0 ||
+		int(params.sqEntries) < entries {
+		return fmt.Errorf("io_uring_setup: features %#x, %d entries: the kernel is too old",
+			params.features, params.sqEntries)
+	}
+	const protection, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
+	size := max(params.sq.array+4*params.sqEntries,
+		params.cq.cqes+params.cqEntries*uint32(unsafe.Sizeof(cqe{})))
+	if r.memory, err = unix.Mmap(r.fd, offsetRings, int(size), protection, flags); err != nil {
+		return fmt.Errorf("map the rings: %w", err)
+	}
+	size = params.sqEntries * uint32(unsafe.Sizeof(sqe{}))
+	if r.orders, err = unix.Mmap(r.fd, offsetSQEs, int(size), protection, flags); err != nil {
+		return fmt.Errorf("map the orders: %w", err)
+	}
+	word := func(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.memory[offset])) }
+	r.sqHead, r.sqTail, r.sqMask = word(params.sq.head), word(params.sq.tail), *word(params.sq.mask)
+	r.cqHead, r.cqTail, r.cqMask = word(params.cq.head), word(params.cq.tail), *word(params.cq.mask)
+	r.sqes = unsafe.Slice((*sqe)(unsafe.Pointer(&r.orders[0])), params.sqEntries)
+	r.cqes = unsafe.Slice((*cqe)(unsafe.Pointer(&r.memory[params.cq.cqes])), params.cqEntries)
+	array := unsafe.Slice(word(params.sq.array), params.sqEntries)
+	for i := range array { // order i always stands in place i
+		array[i] = uint32(i)
+	}
+	return nil
+}
+
+// try passes one empty order through the ring: a filter may allow setup and forbid the rest.
+func (r *ring) try() error {
+	*r.order() = sqe{opcode: opNop}
+	r.publish()
+	for range retriesMax {
+		if err := r.enter(1); err != nil && err != unix.EINTR {
+			return fmt.Errorf("io_uring_enter: %w", err)
+		}
+		if c, ok := r.answer(); ok {
+			if c.result != 0 {
+				return fmt.Errorf("an empty order fails: %w", unix.Errno(-c.result))
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("an empty order is not answered")
+}
+
+// registerFiles gives the kernel the descriptors once, instead of with every read. False leaves
+// plain descriptors in use.
+func (r *ring) registerFiles(fds []int32) bool {
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFiles,
+		uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), 0, 0)
+	runtime.KeepAlive(fds)
+	r.fixedFiles = errno == 0
+	return r.fixedFiles
+}
+
+// fixedBytesMax is the most that the kernel registers as one buffer.
+const fixedBytesMax = 1 << 30
+
+// registerArena gives the kernel the memory once: it is pinned now and not with every read. An
+// error, as a rule ENOMEM by RLIMIT_MEMLOCK, leaves plain reads in use.
+func (r *ring) registerArena(arena []byte) error {
+	var vectors []unix.Iovec
+	for rest := arena; len(rest) > 0; {
+		n := min(len(rest), fixedBytesMax)
+		vectors = append(vectors, unix.Iovec{Base: &rest[0], Len: uint64(n)})
+		rest = rest[n:]
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerBuffers,
+		uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)), 0, 0)
+	runtime.KeepAlive(vectors)
+	if errno != 0 {
+		return errno
+	}
+	r.fixedBuffers = len(vectors)
+	return nil
+}
+
+// order returns the next free order, to be overwritten as a whole and published. The caller never
+// has more outstanding than there are entries.
+func (r *ring) order() *sqe { return &r.sqes[*r.sqTail&r.sqMask] }
+
+// publish lets the kernel see the order.
+func (r *ring) publish() { atomic.StoreUint32(r.sqTail, *r.sqTail+1) }
+
+// unsubmitted is how many published orders the kernel has not taken.
+func (r *ring) unsubmitted() uint32 { return *r.sqTail - atomic.LoadUint32(r.sqHead) }
+
+// enter submits what was published and waits for at least so many answers.
+func (r *ring) enter(answers int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd),
+		uintptr(r.unsubmitted()), uintptr(answers), enterGetEvents, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// answer takes the next answer, if there is one.
+func (r *ring) answer() (cqe, bool) {
+	head := *r.cqHead
+	if head == atomic.LoadUint32(r.cqTail) {
+		return cqe{}, false
+	}
+	c := r.cqes[head&r.cqMask]
+	atomic.StoreUint32(r.cqHead, head+1)
+	return c, true
+}
+
+// close gives the ring back; nothing may be in flight.
+func (r *ring) close() {
+	if r.orders != nil {
+		_ = unix.Munmap(r.orders) // fails only for memory that is not mapped
+	}
+	if r.memory != nil {
+		_ = unix.Munmap(r.memory)
+	}
+	unix.Close(r.fd)
+}
