@@ -36,6 +36,12 @@ func SynthPreset(name string) (SynthOptions, error) {
 	return SynthOptions(o), synthError(err)
 }
 
+// Complete returns o with defaults in place of zeros, or an error that says which field is wrong.
+func (o SynthOptions) Complete() (SynthOptions, error) {
+	c, err := synth.Options(o).Complete()
+	return SynthOptions(c), synthError(err)
+}
+
 // Synth writes a model with random weights to path, as a GGUF file with a tokenizer, in constant
 // memory. It appears complete or not at all. Weights have mean 0 and variance 1/columns, so that
 // activations stay finite in any depth. Progress, if not nil, receives the bytes of weights written
