@@ -33,6 +33,8 @@ need_cc() {
 		{ echo "build.sh: a C compiler is needed ($cc), for example the package gcc" >&2; exit 1; }
 }
 
+go_files() { find . -name '*.go' -not -path './.*' -print0; }
+
 help_build="compiles bin/moering. With CGO_ENABLED=0 no C compiler is needed, and computing is slow."
 cmd_build() {
 	if [ "$(go env CGO_ENABLED)" = 1 ]; then need_cc; fi
@@ -67,7 +69,7 @@ cmd_test() {
 	need_cc
 	say "format"
 	local unformatted
-	unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+	unformatted=$(go_files | xargs -0 gofmt -l)
 	if [ -n "$unformatted" ]; then
 		printf 'build.sh: not formatted (./build.sh fmt):\n%s\n' "$unformatted" >&2
 		exit 1
@@ -114,7 +116,7 @@ cmd_lint() {
 }
 
 help_fmt="formats all Go files in place."
-cmd_fmt() { git ls-files -co --exclude-standard '*.go' | xargs gofmt -w; }
+cmd_fmt() { go_files | xargs -0 gofmt -w; }
 
 command=${1:-}
 case $command in
