@@ -23,7 +23,8 @@ EOF
 say() { printf '== %s\n' "$*" >&2; }
 
 need_go() {
-	command -v go >/dev/null || { echo "build.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
+	command -v go >/dev/null ||
+		{ echo "build.sh: Go 1.26 or later is needed: https://go.dev/dl" >&2; exit 1; }
 }
 
 need_cc() {
@@ -100,7 +101,8 @@ cmd_bench() {
 	commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 	git diff --quiet HEAD 2>/dev/null || commit=$commit-modified
 	line=$(printf '{"date": "%s", "commit": "%s", "cpu": "%s", "processors": %s, "result": %s}' \
-		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$commit" "${cpu:-unknown}" "$(getconf _NPROCESSORS_ONLN)" "$result")
+		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$commit" "${cpu:-unknown}" \
+		"$(getconf _NPROCESSORS_ONLN)" "$result")
 	printf '%s\n' "$line"
 	if [ "$record" = yes ]; then
 		mkdir -p docs/benchmarks
