@@ -50,7 +50,8 @@ func mayUseCgo() []string { return []string{"kernels/cpu", "kernels/cuda", "capi
 
 // faces are libraries of the command line, which a library must not bring along.
 func faces() []string {
-	return []string{"github.com/alecthomas/kong", "github.com/vbauerster/mpb", "github.com/pkg/profile"}
+	return []string{"github.com/alecthomas/kong", "github.com/vbauerster/mpb",
+		"github.com/pkg/profile"}
 }
 
 // violations lists what a package depends on and must not.

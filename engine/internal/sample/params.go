@@ -1,5 +1,5 @@
-// Package sample turns logits into a token: repetition penalty, temperature, top-k, top-p and min-p,
-// in the order and with the meaning of Hugging Face transformers (generation/logits_process.py).
+// Package sample turns logits into a token: repetition penalty, temperature, top-k, top-p and
+// min-p, in the order and with the meaning of Hugging Face transformers (generation/logits_process.py).
 package sample
 
 import (

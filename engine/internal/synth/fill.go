@@ -18,8 +18,8 @@ func canFill(t quant.Type) bool {
 }
 
 // fill writes whole blocks of uniformly distributed weights with mean 0 and the given standard
-// deviation to p. Codes are random bytes, which costs a hundredth of encoding floats; only scales are
-// set. Where codes are not symmetric about zero (0 to 15 less 8), every block has a scale of random
+// deviation to p. Codes are random bytes, which costs a hundredth of encoding floats; only scales
+// are set. Where codes are not symmetric about zero (0 to 15 less 8), every block has a scale of random
 // sign, so that there is no mean that would add up over a row.
 func fill(t quant.Type, p []byte, r *rand.PCG, deviation float64) {
 	if t.IsFloat() {

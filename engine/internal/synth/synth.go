@@ -20,10 +20,11 @@ const (
 	headerSpace = 64 << 20
 )
 
-// Write writes a model to path, which appears complete or not at all. The same options give the same
-// bytes. Progress, if not nil, receives the bytes of weights written and in all. Errors wrap
+// Write writes a model to path, which appears complete or not at all. The same options give the
+// same bytes. Progress, if not nil, receives the bytes of weights written and in all. Errors wrap
 // ErrOptions, ErrSpace, an error of package store, or that of ctx, which is looked at every MiB.
-func Write(ctx context.Context, path string, o Options, progress func(done, total int64)) (err error) {
+func Write(ctx context.Context, path string, o Options,
+	progress func(done, total int64)) (err error) {
 	if o, err = o.Complete(); err != nil {
 		return err
 	}
