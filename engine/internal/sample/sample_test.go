@@ -74,7 +74,7 @@ func readGolden(t *testing.T) []goldenCase {
 // TestDrawsFollowTransformers draws often and compares the counts with the probabilities that
 // transformers computes: what it removes is never drawn, and the rest as often as it should.
 func TestDrawsFollowTransformers(t *testing.T) {
-	const draws = 100_000
+	const draws = 25_000
 	for i, g := range readGolden(t) {
 		p := g.params()
 		p.Seed = uint64(i)
