@@ -199,3 +199,25 @@ func TestReadsFinishInAnOrderOfTheirOwn(t *testing.T) {
 		t.Error("depth 8 finishes in order")
 	}
 }
+
+func TestAFailedRequestIsNotReadToItsEnd(t *testing.T) {
+	s, err := NewSim(backing([][]byte{noise(5, 1<<16)}), SimOptions{ErrorP: 1},
+		Options{Depth: 1, ChunkBytes: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeReader(t, s)
+	var group sync.WaitGroup
+	first, second := want(&group, 0, 0, 1<<16), want(&group, 0, 0, 1<<16)
+	submit(t, s, first)
+	submit(t, s, second)
+	wait(t, &group)
+	for _, out := range []*outcome{first, second} {
+		if !errors.Is(out.err, syscall.EIO) || out.calls.Load() != 1 {
+			t.Errorf("%v, %d calls", out.err, out.calls.Load())
+		}
+	}
+	if n := s.Stats().Pieces; n != 2 {
+		t.Errorf("%d pieces were read of two requests whose first pieces fail", n)
+	}
+}
