@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // copyShards puts the split set of testdata into a new directory and returns its three paths.
@@ -315,4 +317,21 @@ func TestHullIsAligned(t *testing.T) {
 			t.Errorf("hull of %+v is %+v, lead %d", c.e, hull, lead)
 		}
 	}
+}
+
+// TestDirectOpenWorksOrSaysWhy opens for direct reads: the descriptor has O_DIRECT, or the error
+// names the file and what was refused.
+func TestDirectOpenWorksOrSaysWhy(t *testing.T) {
+	m, err := Open("testdata/v3.gguf")
+	must(t, err)
+	files, err := m.OpenFiles(true)
+	if err != nil {
+		wantError(t, err, ErrIO, "v3.gguf", "direct reads")
+		return
+	}
+	flags, err := unix.FcntlInt(files[0].Fd(), unix.F_GETFL, 0)
+	if err != nil || flags&directFlag == 0 {
+		t.Errorf("flags %#x, %v: the descriptor is not direct", flags, err)
+	}
+	must(t, files[0].Close())
 }
