@@ -277,18 +277,25 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 	}
 }
 
-// TestSparseFilesTakeNoMemory claims a string, and an array, within a large file that is all hole.
+// TestSparseFilesTakeNoMemory claims arrays within a large file that is all hole: one longer than
+// a header may be, and one that fits but is wrong in its first element, for which no memory may have
+// been taken by then.
 func TestSparseFilesTakeNoMemory(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "sparse.gguf")
-	start := header(3, 0, 1).str("k").u32(uint32(KindArray)).u32(uint32(KindString)).u64(1 << 30)
-	if err := os.WriteFile(path, start.bytes(), 0o600); err != nil {
-		t.Fatal(err)
+	const allocatedMax = 1 << 20
+	for count, words := range map[uint64]string{1 << 30: "number of elements", 1 << 24: "limit"} {
+		path := filepath.Join(t.TempDir(), "sparse.gguf")
+		start := header(3, 0, 1).str("k").u32(uint32(KindArray)).u32(uint32(KindString))
+		write(t, path, start.u64(count).u64(1<<60).bytes())
+		must(t, os.Truncate(path, 1<<40))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Open(path)
+		runtime.ReadMemStats(&after)
+		wantError(t, err, ErrFormat, path, words)
+		if got := after.TotalAlloc - before.TotalAlloc; got > allocatedMax {
+			t.Errorf("%d elements took %d bytes, want at most %d", count, got, allocatedMax)
+		}
 	}
-	if err := os.Truncate(path, 1<<40); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Open(path)
-	wantError(t, err, ErrFormat, path, "number of elements")
 }
 
 // TestReadErrorIsNotAFormatError tells a failing disk from a damaged file.
