@@ -278,8 +278,8 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 }
 
 // TestSparseFilesTakeNoMemory claims arrays within a large file that is all hole: one longer than
-// a header may be, and one that fits but is wrong in its first element, for which no memory may have
-// been taken by then.
+// a header may be, and one that fits but is wrong in its first element, for which no memory may
+// have been taken by then.
 func TestSparseFilesTakeNoMemory(t *testing.T) {
 	const allocatedMax = 1 << 20
 	for count, words := range map[uint64]string{1 << 30: "number of elements", 1 << 24: "limit"} {
