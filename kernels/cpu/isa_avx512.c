@@ -1,0 +1,25 @@
+// The kernels for avx512; the target is of this file alone, the machine is asked at run time.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")
+#endif
+#define ROWS_MAX 8
+#define UNROLL(N) _Pragma(UNROLL_TEXT(GCC unroll N))
+#define UNROLL_TEXT(X) #X
+#include "internal.h"
+#include "vec_avx512.h"
+#include "ints_body.h"
+#include "floats_body.h"
+#include "ops_body.h"
+
+const isa isa_avx512 = ISA_TABLE("avx512");
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

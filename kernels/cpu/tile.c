@@ -1,0 +1,142 @@
+// Tiles: 16 rows interleaved dword by dword, so that lane r of a vector is row r and a tile is one
+// sequential stream. A unit is 64 columns of a 32-element format, or one 256-element block; its
+// bytes are a permutation of the published bytes of its 16 rows, whose segments are tabulated here.
+// Quantised weights of 8 bits have their sign bit flipped (unsigned with an offset of 128), and the
+// fifth bits of Q5_0 and Q5_1 are reordered: bit 8k+j belongs to element 4j+k, so that a shift by j
+// brings those of dword j to the bottom of its bytes.
+#include <stdlib.h>
+
+#include "internal.h"
+
+static const format formats[T_COUNT] = {
+	[T_Q4_0] = {64, 36, 4, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
+	[T_IQ4NL] = {64, 36, 4, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
+	[T_Q4_1] = {64, 40, 6, {{0, 2, 1, 0, 0}, {20, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {22, 2, 1, 0, 96},
+	                        {4, 4, 4, 0, 128}, {24, 4, 4, 0, 384}}},
+	[T_Q5_0] = {64, 44, 6, {{0, 2, 1, 0, 0}, {22, 2, 1, 0, 32}, {2, 4, 1, SPREAD, 64},
+	                        {24, 4, 1, SPREAD, 128}, {6, 4, 4, 0, 192}, {28, 4, 4, 0, 448}}},
+	[T_Q5_1] = {64, 48, 8, {{0, 2, 1, 0, 0}, {24, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {26, 2, 1, 0, 96},
+	                        {4, 4, 1, SPREAD, 128}, {28, 4, 1, SPREAD, 192}, {8, 4, 4, 0, 256},
+	                        {32, 4, 4, 0, 512}}},
+	[T_Q8_0] = {64, 68, 4, {{0, 2, 1, 0, 0}, {34, 2, 1, 0, 32}, {2, 4, 8, FLIP, 64},
+	                        {36, 4, 8, FLIP, 576}}},
+	[T_MXFP4] = {64, 34, 4, {{0, 1, 1, 0, 0}, {17, 1, 1, 0, 16}, {1, 4, 4, 0, 32}, {18, 4, 4, 0, 288}}},
+	[T_Q2_K] = {256, 84, 4, {{80, 2, 1, 0, 0}, {82, 2, 1, 0, 32}, {0, 4, 4, 0, 64}, {16, 4, 16, 0, 320}}},
+	[T_Q3_K] = {256, 110, 4, {{0, 4, 8, 0, 0}, {32, 4, 16, 0, 512}, {96, 4, 3, 0, 1536},
+	                          {108, 2, 1, 0, 1728}}},
+	[T_Q4_K] = {256, 144, 4, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 32, 0, 256}}},
+	[T_Q5_K] = {256, 176, 5, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 8, 0, 256},
+	                          {48, 4, 32, 0, 768}}},
+	[T_Q6_K] = {256, 210, 4, {{0, 4, 32, 0, 0}, {128, 4, 16, 0, 2048}, {192, 4, 4, 0, 3072},
+	                          {208, 2, 1, 0, 3328}}},
+	[T_IQ4XS] = {256, 136, 4, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 1, 0, 64}, {8, 4, 32, 0, 128}}},
+};
+
+const format *type_format(int type)
+{
+	return type >= 0 && type < T_COUNT && formats[type].elements ? &formats[type] : NULL;
+}
+
+int type_has_tiles(int type) { return type_format(type) != NULL; }
+
+// spread moves bit 4j+k to bit 8k+j; gather_bits is its inverse.
+static uint32_t spread(uint32_t v)
+{
+	uint32_t o = 0;
+	for (int i = 0; i < 32; i++)
+		o |= (v >> i & 1) << (8 * (i % 4) + i / 4);
+	return o;
+}
+
+static uint32_t gather_bits(uint32_t v)
+{
+	uint32_t o = 0;
+	for (int i = 0; i < 32; i++)
+		o |= (v >> (8 * (i % 4) + i / 4) & 1) << i;
+	return o;
+}
+
+static void pack_dwords(const segment *g, const uint8_t *row, int r, uint8_t *unit)
+{
+	uint8_t *to = unit + g->to + 4 * r;
+	const uint8_t *from = row + g->from;
+	uint32_t flip = g->change == FLIP ? 0x80808080u : 0;
+	for (int i = 0; i < g->count; i++) {
+		uint32_t v = load_u32(from + 4 * i) ^ flip;
+		if (g->change == SPREAD)
+			v = spread(v);
+		memcpy(to + 4 * TILE * i, &v, 4);
+	}
+}
+
+static void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int n, uint8_t *unit)
+{
+	for (int s = 0; s < f->segments; s++) {
+		const segment *g = &f->segment[s];
+		for (int r = 0; r < n; r++) {
+			const uint8_t *row = rows + r * stride;
+			if (g->width == 4)
+				pack_dwords(g, row, r, unit);
+			else
+				memcpy(unit + g->to + g->width * r, row + g->from, g->width);
+		}
+	}
+}
+
+// TAIL_MAX is the largest unit of formats with 32 elements a block: Q8_0's.
+enum { TAIL_MAX = 68 };
+
+// tile_pack writes the tile of n <= 16 published rows; the missing ones are zero, and so is what
+// completes the last unit.
+void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile)
+{
+	uint8_t tail[TILE * TAIL_MAX]; // a unit with one of its two blocks
+	int64_t at = 0, unit = f->bytes * TILE, whole = row_bytes / f->bytes * f->bytes;
+	if (n < TILE)
+		memset(tile, 0, (size_t)((row_bytes + f->bytes - 1) / f->bytes * unit));
+	for (; at < whole; at += f->bytes, tile += unit)
+		pack_unit(f, rows + at, row_bytes, n, tile);
+	if (at < row_bytes) {
+		memset(tail, 0, sizeof tail);
+		for (int r = 0; r < n; r++)
+			memcpy(tail + r * f->bytes, rows + r * row_bytes + at, (size_t)(row_bytes - at));
+		memset(tile, 0, (size_t)unit);
+		pack_unit(f, tail, f->bytes, n, tile);
+	}
+}
+
+// tile_unpack_row is the inverse for one row.
+void tile_unpack_row(const format *f, const uint8_t *tile, int r, int64_t units, uint8_t *out)
+{
+	for (int64_t u = 0; u < units; u++, tile += f->bytes * TILE, out += f->bytes) {
+		for (int s = 0; s < f->segments; s++) {
+			const segment *g = &f->segment[s];
+			for (int i = 0; i < g->count; i++) {
+				const uint8_t *from = tile + g->to + g->width * (TILE * i + r);
+				uint8_t *to = out + g->from + g->width * i;
+				memcpy(to, from, g->width);
+				if (g->change != PLAIN) {
+					uint32_t v = load_u32(from);
+					v = g->change == FLIP ? v ^ 0x80808080u : gather_bits(v);
+					memcpy(to, &v, 4);
+				}
+			}
+		}
+	}
+}
+
+int matrix_tiles(int type, int64_t rows, int64_t row_bytes, uintptr_t src, uintptr_t dst)
+{
+	const isa *k = isa_find("");
+	int64_t group = TILE * row_bytes;
+	uint8_t *copy = malloc((size_t)group);
+	if (!copy)
+		return -1;
+	// Group g is read before it is written, and dst <= src: only read rows are overwritten.
+	for (int64_t g = 0; g < rows / TILE; g++) {
+		memcpy(copy, (const uint8_t *)src + g * group, (size_t)group);
+		k->pack(type, copy, row_bytes, TILE, (uint8_t *)dst + g * group);
+	}
+	free(copy);
+	return 0;
+}
