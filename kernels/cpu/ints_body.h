@@ -244,19 +244,25 @@ INLINE VI splat(const void *p) { return vi_set1(load_i32(p)); }
 INLINE void multiply(int t, int mr, const block *k, const uint8_t *const *x, long at, VF *f)
 {
 	const int offset = fmt_offset(t), max = fmt_max(t);
-	VI c[8], e[8]; // two chains
-UNROLL(8)
-	for (int i = 0; i < mr; i++)
-		c[i] = vi_dot(offset, max, vi_dot_start(offset, splat(x[i] + at + X_N0)), k->w, x[i] + at);
-UNROLL(8)
-	for (int i = 0; i < mr; i++)
-		e[i] = vi_dot(offset, max, vi_dot_start(offset, splat(x[i] + at + X_N1)), k->w + 4,
-		              x[i] + at + 16);
+	// Two chains of sums, but one where many rows keep the machine busy and the halves have one scale.
+	const int one = mr >= 4 && !fmt_halves(t);
+	VI c[8], e[8];
+	UNROLL(8)
+	for (int i = 0; i < mr; i++) {
+		c[i] = vi_dot_start(offset, splat(x[i] + at + X_N0));
+		e[i] = vi_dot_start(offset, splat(x[i] + at + X_N1));
+		if (one)
+			c[i] = vi_add(c[i], e[i]);
+	}
+	vi_dots(offset, max, mr, c, k->w, x, at);
+	vi_dots(offset, max, mr, one ? c : e, k->w + 4, x, at + 16);
 UNROLL(8)
 	for (int i = 0; i < mr; i++) {
 		const uint8_t *q = x[i] + at;
 		VF dx = vf_set1(load_f32(q + X_D));
-		VI s = fmt_halves(t) ? vi_add(vi_mul(c[i], k->s0), vi_mul(e[i], k->s1)) : vi_add(c[i], e[i]);
+		VI s = fmt_halves(t) ? vi_add(vi_mul(c[i], k->s0), vi_mul(e[i], k->s1))
+		     : one         ? c[i]
+		                   : vi_add(c[i], e[i]);
 		f[i] = vf_fma(vf_int(s), vf_mul(k->d, dx), f[i]);
 		if (fmt_minimum(t))
 			f[i] = vf_fma(k->m, vf_set1(load_f32(q + X_SUM)), f[i]);

@@ -6,6 +6,8 @@
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
+// Tracking variables for the debugger takes most of the compiler's time in unrolled code.
+#pragma GCC optimize("no-var-tracking")
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define ROWS_MAX 4

@@ -52,7 +52,7 @@ INLINE VI vi_dot(int offset, int max, VI c, const VI *w, const uint8_t *x)
 {
 	const VI ones = _mm256_set1_epi16(1);
 	VI s = _mm256_setzero_si256();
-#pragma GCC unroll 4
+UNROLL(4)
 	for (int j = 0; j < 4; j++) {
 		VI xj = vi_set1(load_i32(x + 4 * j)), p;
 		if (offset == 128) {
@@ -69,6 +69,13 @@ INLINE VI vi_dot(int offset, int max, VI c, const VI *w, const uint8_t *x)
 			c = vi_add(c, _mm256_madd_epi16(s, ones));
 	}
 	return c;
+}
+
+INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8_t *const *x, long at)
+{
+	UNROLL(8)
+	for (int i = 0; i < mr; i++)
+		c[i] = vi_dot(offset, max, c[i], w, x[i] + at);
 }
 
 INLINE float vf_sum16(const VF *a)

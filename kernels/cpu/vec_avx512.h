@@ -35,8 +35,8 @@ INLINE VF vf_fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE VF vf_min(VF a, VF b) { return _mm512_min_ps(a, b); } // b where either is NaN
 INLINE VF vf_max(VF a, VF b) { return _mm512_max_ps(a, b); }
 
-// vi_dot adds to c the products of four unsigned weights a lane and dword with 16 activations.
-// offset is what the weights are raised by, n is -8 times the sum of the activations.
+// vi_dot_start is what sums of products begin with: -offset times the sum of the activations. offset is what the weights are raised by, n is -8 times the sum of the activations.
+// Products of four unsigned weights a lane and dword with 16 activations are added to it by vi_dots.
 INLINE VI vi_dot_start(int offset, VI n)
 {
 	switch (offset) {
@@ -48,13 +48,19 @@ INLINE VI vi_dot_start(int offset, VI n)
 	default: return vi_sll(n, 4);
 	}
 }
-INLINE VI vi_dot(int offset, int max, VI c, const VI *w, const uint8_t *x)
+// vi_dots does so for mr rows in lockstep, x[i]+at being the activations of row i. The broadcast is
+// part of the instruction: compilers make two of it, and the loop then waits for the decoder.
+INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8_t *const *x, long at)
 {
+	typedef int32_t __attribute__((may_alias)) dword;
 	(void)offset, (void)max;
-#pragma GCC unroll 4
+	UNROLL(4)
 	for (int j = 0; j < 4; j++)
-		c = _mm512_dpbusd_epi32(c, w[j], vi_set1(load_i32(x + 4 * j)));
-	return c;
+		UNROLL(8)
+		for (int i = 0; i < mr; i++)
+			__asm__("vpdpbusd %2%{1to16%}, %1, %0"
+			        : "+v"(c[i])
+			        : "v"(w[j]), "m"(*(const dword *)(x[i] + at + 4 * j)));
 }
 
 INLINE float vf_sum16(const VF *a)

@@ -81,6 +81,13 @@ INLINE VI vi_dot(int offset, int max, VI c, const VI *w, const uint8_t *x)
 	return c;
 }
 
+INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8_t *const *x, long at)
+{
+	UNROLL(8)
+	for (int i = 0; i < mr; i++)
+		c[i] = vi_dot(offset, max, c[i], w, x[i] + at);
+}
+
 INLINE float vf_sum16(const VF *a)
 {
 	VF q = (a[0] + a[2]) + (a[1] + a[3]);
