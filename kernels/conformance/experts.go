@@ -98,7 +98,7 @@ type feed struct {
 }
 
 func newFeed(rng *rand.Rand, kind quant.Type) *feed {
-	rows, experts := batch(rng), 1+rng.IntN(5)
+	rows, experts := batch(rng), 1+rng.IntN(4)
 	f := &feed{dim: columns(rng, kind), width: columns(rng, kind), topK: 1 + rng.IntN(min(experts, 3))}
 	for range experts {
 		f.gate = append(f.gate, newWeight(rng, kind, f.width, f.dim))
@@ -159,17 +159,16 @@ func (f *feed) run(m *machine, pick []int, exact bool) [][]float32 {
 // takes the sum through the last product.
 func (f *feed) variance(e int, x []float32, int8 bool) float64 {
 	hidden, errs := make([]float32, f.width), make([]float64, f.width)
+	ofGate, ofUp := f.gate[e].errors(x, int8), f.up[e].errors(x, int8)
 	for r := range f.width {
 		g, u := f.gate[e].dot(r, x), f.up[e].dot(r, x)
 		silu := g / (1 + math.Exp(-g))
-		a, b := 1.1*u*f.gate[e].error(r, x, int8), silu*f.up[e].error(r, x, int8)
+		a, b, c := 1.1*u*ofGate[r], silu*ofUp[r], 8*unit*silu*u
 		hidden[r] = float32(silu * u)
-		c := 8 * unit * silu * u
 		errs[r] = a*a + b*b + c*c
 	}
 	sum := 0.0
-	for o := range f.dim {
-		err := f.down[e].error(o, hidden, int8)
+	for o, err := range f.down[e].errors(hidden, int8) {
 		sum += err * err
 		for r, w := range f.down[e].row(o) {
 			sum += float64(w) * float64(w) * errs[r]

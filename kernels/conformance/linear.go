@@ -208,8 +208,7 @@ func (p *product) on(m *machine, pick []int) kernels.Term {
 // tolerance adds to the product's own error the rounding of bias and accumulation.
 func (p *product) tolerance(row int, x, want []float32, int8 bool) float64 {
 	variance := 0.0
-	for r := range p.w.rows {
-		e := p.w.error(r, x, int8)
+	for _, e := range p.w.errors(x, int8) {
 		variance += e * e
 	}
 	parts := norm(want) + norm(p.bias)

@@ -14,20 +14,24 @@ type hostWeight struct {
 	rows, cols int
 	data       []byte
 	values     []float32
+	squares    []float64 // (rows, chunks): the sum of squares of each 32 values of a row
 }
 
-// newWeight draws a matrix. Block types have random bits in every other row or where there is no
-// encoder, so that every code appears (-128 in Q8_0, too); scales are finite, some of them negative,
+// encodedOneIn is how often a row of a block type is encoded, which takes time; the others are random.
+const encodedOneIn = 4
+
+// newWeight draws a matrix. Block types have random bits in most rows, or in all without an encoder, so that every code appears (-128 in Q8_0, too); scales are finite, some of them negative,
 // zero or subnormal.
 func newWeight(rng *rand.Rand, kind quant.Type, rows, cols int) *hostWeight {
 	size, ok := kind.RowBytes(int64(cols))
 	if !ok {
 		panic("conformance: columns are not whole blocks")
 	}
-	w := &hostWeight{kind, rows, cols, make([]byte, size*int64(rows)), make([]float32, rows*cols)}
+	w := &hostWeight{kind: kind, rows: rows, cols: cols, data: make([]byte, size*int64(rows)),
+		values: make([]float32, rows*cols)}
 	for r := range rows {
 		row := w.data[int64(r)*size:][:size]
-		if kind.CanEncode() && (kind.IsFloat() || r%2 == 0) {
+		if kind.CanEncode() && (kind.IsFloat() || r%encodedOneIn == 0) {
 			// Gaussian values are in range for every encoder.
 			_ = quant.Encode(kind, row, gaussian(rng, cols, 0.05))
 			continue
@@ -37,6 +41,11 @@ func newWeight(rng *rand.Rand, kind quant.Type, rows, cols int) *hostWeight {
 		}
 	}
 	_ = quant.Decode(kind, w.values, w.data) // of the right length by construction
+	for r := range rows {
+		for row := w.row(r); len(row) > 0; row = row[min(32, len(row)):] {
+			w.squares = append(w.squares, square(row[:min(32, len(row))]))
+		}
+	}
 	return w
 }
 
@@ -124,28 +133,41 @@ func hasMinimum(kind quant.Type) bool {
 // the errors are those of the parts.
 const minimumShare = 3
 
-// error returns the deviation to expect in the product of row r with x, for a float32 sum and, in
-// int8, for activations rounded in steps of 1/127 of the largest of each 32: a step's square / 12 is
-// the variance of a rounding, and the roundings are independent.
-func (w *hostWeight) error(r int, x []float32, int8 bool) float64 {
-	row := w.row(r)
-	e := summing(w.cols) * math.Sqrt(square(row)*square(x)/float64(w.cols))
-	variance := e * e
+// errors returns the deviations to expect in the products of all rows with x, for a float32 sum and,
+// in int8, for activations rounded in steps of 1/127 of the largest of each 32: a step's square / 12
+// is the variance of a rounding, and the roundings are independent.
+func (w *hostWeight) errors(x []float32, int8 bool) []float64 {
+	relative := summing(w.cols)
+	sum := relative * relative * square(x) / float64(w.cols)
+	var steps []float64 // the variance of a rounding in each 32
 	if int8 && w.kind.IsQuantized() {
 		for i := 0; i < w.cols; i += 32 {
 			top := 0.0
 			for _, v := range x[i : i+32] {
 				top = max(top, math.Abs(float64(v)))
 			}
-			step := top / 127
-			variance += square(row[i:i+32]) * step * step / 12
+			steps = append(steps, top*top/(127*127*12))
 		}
 	}
-	if hasMinimum(w.kind) {
-		variance *= minimumShare * minimumShare
+	out := make([]float64, w.rows)
+	for r := range out {
+		variance := 0.0
+		for i, sq := range w.squares[r*w.chunks():][:w.chunks()] {
+			variance += sq * sum
+			if steps != nil {
+				variance += sq * steps[i]
+			}
+		}
+		if hasMinimum(w.kind) {
+			variance *= minimumShare * minimumShare
+		}
+		out[r] = math.Sqrt(variance)
 	}
-	return math.Sqrt(variance)
+	return out
 }
+
+// chunks returns how many times 32 inputs a row has, rounded up.
+func (w *hostWeight) chunks() int { return (w.cols + 31) / 32 }
 
 // dot is the product of row r with x.
 func (w *hostWeight) dot(r int, x []float32) float64 {
@@ -172,7 +194,7 @@ func columns(rng *rand.Rand, kinds ...quant.Type) int {
 	case 32:
 		return 32 * (1 + rng.IntN(7))
 	}
-	return block * (1 + rng.IntN(3))
+	return block * (1 + rng.IntN(2))
 }
 
 // outputs draws a number of rows of a matrix: often a multiple of 16, often not.

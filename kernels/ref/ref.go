@@ -8,7 +8,9 @@ package ref
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/moering/moering/kernels"
@@ -36,7 +38,8 @@ type Device struct {
 
 	mu      sync.Mutex
 	closed  bool
-	streams []*queue // discrete streams, for Close
+	opened  uint64              // streams, to seed their delays
+	streams map[*queue]struct{} // open discrete streams, for Close
 }
 
 // Open returns a device; it cannot fail.
@@ -47,7 +50,8 @@ func Open(o Options) *Device {
 	if o.Discrete && o.MemoryBytes <= 0 {
 		o.MemoryBytes = discreteBytesDefault
 	}
-	return &Device{options: o, memory: memory{free: o.MemoryBytes}}
+	return &Device{options: o, memory: memory{free: o.MemoryBytes},
+		streams: make(map[*queue]struct{})}
 }
 
 // Info describes the device.
@@ -102,17 +106,24 @@ func (d *Device) NewStream(name string) (kernels.Stream, error) {
 		return &direct{executor: x}, nil
 	}
 	x.memory = &d.memory
-	q := newQueue(x, d.options.Seed, uint64(len(d.streams)))
-	d.streams = append(d.streams, q)
+	q := newQueue(x, d.options.Seed, d.opened)
+	q.forget = func() { d.forget(q) }
+	d.opened++
+	d.streams[q] = struct{}{}
 	return q, nil
+}
+
+func (d *Device) forget(q *queue) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.streams, q)
 }
 
 // Close closes the streams, after what they have queued. Buffers stay valid until freed.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	d.closed = true
-	streams := d.streams
-	d.streams = nil
+	streams := slices.Collect(maps.Keys(d.streams))
 	d.mu.Unlock()
 	for _, s := range streams {
 		_ = s.Close() // an op's failure was Sync's to report

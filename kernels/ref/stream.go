@@ -16,7 +16,7 @@ const (
 	// delayMax and delayOneIn shape the pauses of a discrete stream: short beside an op of a real
 	// model, long beside a copy of a few kilobytes, and rare enough that tests stay quick.
 	delayMax   = 200 * time.Microsecond
-	delayOneIn = 6
+	delayOneIn = 24
 )
 
 // direct is the stream of a unified device: everything has run when the call returns.
@@ -72,6 +72,8 @@ type queue struct {
 	work chan func() error
 	done chan struct{}
 	rng  *rand.Rand // nil: no delays
+	// forget takes the stream off its device's list, once it has closed.
+	forget func()
 
 	mu     sync.Mutex // guards closed, and sending against closing
 	closed bool
@@ -176,6 +178,7 @@ func (q *queue) Close() error {
 	}
 	q.mu.Unlock()
 	<-q.done
+	q.forget()
 	return nil
 }
 
