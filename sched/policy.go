@@ -14,15 +14,17 @@ type Policy interface {
 	Better(a, b int) bool
 }
 
-// NewPolicy returns the policy of that name for a number of groups: "lfu" (also ""), "lru".
+// NewPolicy returns the policy of that name for a number of groups: "lfu" (also ""), "lru",
+// "clock". The last is the ring's own second chance, for which nothing is ranked: it is meant for a
+// ring that moors nothing.
 func NewPolicy(name string, groups int) (Policy, error) {
 	switch name {
 	case "", "lfu":
 		return &lfu{counts: make([]uint32, groups)}, nil
-	case "lru":
+	case "lru", "clock":
 		return &lru{last: make([]uint64, groups)}, nil
 	}
-	return nil, fmt.Errorf("unknown cache policy %q; use lfu or lru", name)
+	return nil, fmt.Errorf("unknown cache policy %q; use lfu, lru or clock", name)
 }
 
 // agePeriod is how many uses a group, on average, until counts are halved, so that old traffic is

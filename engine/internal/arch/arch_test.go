@@ -53,8 +53,8 @@ func TestFormatsAgree(t *testing.T) {
 		if !reflect.DeepEqual(a, b) {
 			t.Errorf("%s:\n%+v\n%+v", dir, a, b)
 		}
-		if len(hf.Experts) != len(gguf.Experts) || len(hf.Head) != len(gguf.Head) {
-			t.Errorf("%s: %d and %d groups", dir, len(hf.Experts), len(gguf.Experts))
+		if len(hf.Groups) != len(gguf.Groups) || len(hf.Head) != len(gguf.Head) {
+			t.Errorf("%s: %d and %d groups", dir, len(hf.Groups), len(gguf.Groups))
 		}
 	}
 }

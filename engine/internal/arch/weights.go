@@ -71,18 +71,18 @@ type Model struct {
 	Head map[Role]Part
 	// Dense has each layer's weights apart from experts.
 	Dense []map[Role]Part
-	// Experts lists the groups, layer by layer, ascending index; ExpertAt finds them.
-	Experts []Expert
-	first   []int // layer → index of its first expert
+	// Groups lists the experts, layer by layer, ascending index; ExpertAt finds them.
+	Groups []Expert
+	first  []int // layer → index of its first expert
 }
 
-// ExpertAt returns the index in Experts of a layer's expert.
+// ExpertAt returns the index in Groups of a layer's expert.
 func (m *Model) ExpertAt(layer, index int) int { return m.first[layer] + index }
 
 // ExpertsIn returns how many groups a layer has.
 func (m *Model) ExpertsIn(layer int) int {
 	if m.Layers[layer].Sparse {
-		return m.Spec.Experts
+		return m.Experts
 	}
 	return 1
 }
@@ -195,9 +195,9 @@ func (r *resolver) part(role Role, name string, slice, rows, cols int) Part {
 	shape := t.Shape
 	if slice >= 0 {
 		p.Name = fmt.Sprintf("%s[%d]", name, slice)
-		if len(shape) != 3 || shape[0] != int64(r.m.Spec.Experts) {
+		if len(shape) != 3 || shape[0] != int64(r.m.Experts) {
 			r.err = fmt.Errorf("%w: %s: tensor %s has shape %v, want %d experts of %dx%d",
-				ErrFormat, file, name, shape, r.m.Spec.Experts, rows, cols)
+				ErrFormat, file, name, shape, r.m.Experts, rows, cols)
 			return Part{}
 		}
 		shape = shape[1:]
@@ -224,7 +224,7 @@ func shapeIs(shape []int64, rows, cols int) bool {
 	return len(shape) == 2 && shape[0] == int64(rows) && shape[1] == int64(cols)
 }
 
-// resolve fills Head, Dense and Experts. optional roles are taken where the model has them.
+// resolve fills Head, Dense and Groups. optional roles are taken where the model has them.
 func (m *Model) resolve(n names) error {
 	r := &resolver{m: m, used: map[string]bool{}}
 	m.Head = map[Role]Part{
@@ -238,7 +238,7 @@ func (m *Model) resolve(n names) error {
 	m.first = make([]int, len(m.Layers))
 	for l := range m.Layers {
 		m.Dense[l] = r.dense(n, l)
-		m.first[l] = len(m.Experts)
+		m.first[l] = len(m.Groups)
 		r.experts(n, l)
 		if r.err != nil {
 			return r.err
@@ -276,7 +276,7 @@ func (r *resolver) dense(n names, l int) map[Role]Part {
 		want[QueryNorm], want[KeyNorm] = shape{1, q}, shape{1, kv}
 	}
 	if m.Layers[l].Sparse {
-		want[Router] = shape{m.Spec.Experts, m.Dim}
+		want[Router] = shape{m.Experts, m.Dim}
 		if m.SharedWidth > 0 {
 			want[SharedGate], want[SharedUp] = shape{m.SharedWidth, m.Dim}, shape{m.SharedWidth, m.Dim}
 			want[SharedDown] = shape{m.Dim, m.SharedWidth}
@@ -296,7 +296,7 @@ func (r *resolver) dense(n names, l int) map[Role]Part {
 func (r *resolver) experts(n names, l int) {
 	m := r.m
 	if !m.Layers[l].Sparse {
-		m.Experts = append(m.Experts, Expert{Layer: l,
+		m.Groups = append(m.Groups, Expert{Layer: l,
 			Gate: r.part(Gate, fmt.Sprintf(n.dense[Gate], l), -1, m.DenseWidth, m.Dim),
 			Up:   r.part(Up, fmt.Sprintf(n.dense[Up], l), -1, m.DenseWidth, m.Dim),
 			Down: r.part(Down, fmt.Sprintf(n.dense[Down], l), -1, m.Dim, m.DenseWidth)})
@@ -307,14 +307,14 @@ func (r *resolver) experts(n names, l int) {
 		m.Store.Has(fmt.Sprintf(ggufOldExperts[Gate], l, 0)) {
 		stacked, spelled = false, ggufOldExperts
 	}
-	for e := range m.Spec.Experts {
+	for e := range m.Experts {
 		find := func(role Role, rows, cols int) Part {
 			if stacked {
 				return r.part(role, fmt.Sprintf(spelled[role], l), e, rows, cols)
 			}
 			return r.part(role, fmt.Sprintf(spelled[role], l, e), -1, rows, cols)
 		}
-		m.Experts = append(m.Experts, Expert{Layer: l, Index: e,
+		m.Groups = append(m.Groups, Expert{Layer: l, Index: e,
 			Gate: find(Gate, m.ExpertWidth, m.Dim), Up: find(Up, m.ExpertWidth, m.Dim),
 			Down: find(Down, m.Dim, m.ExpertWidth)})
 	}

@@ -3,8 +3,8 @@ package chat
 // The tree. Expressions and statements are pointers to the structs below; each keeps its line.
 // Names carry the level of the scope they belong to, which compile.go fills in.
 type (
-	expr any
-	stmt any
+	expr = any
+	stmt = any
 
 	constExpr struct{ val any }
 	// textExpr is template text between tags.

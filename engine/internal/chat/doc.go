@@ -1,11 +1,11 @@
-// Package chat renders the chat templates that models ship: the Jinja text in tokenizer_config.json,
-// chat_template.jinja or the GGUF key tokenizer.chat_template.
+// Package chat renders the chat templates that models ship: the Jinja text in
+// tokenizer_config.json, chat_template.jinja or the GGUF key tokenizer.chat_template.
 //
 // The reference is Python's jinja2 3.1 as Hugging Face transformers sets it up: the immutable
-// sandbox, trim_blocks and lstrip_blocks on, the loopcontrols extension, the generation tag, and the
-// globals and filters raise_exception, strftime_now and tojson. What the reference renders, this
-// package renders byte for byte; where the reference raises, it returns an error. What it does not
-// implement is an error that names the construct and its line, never a prompt that differs.
+// sandbox, trim_blocks and lstrip_blocks on, the loopcontrols extension, the generation tag, and
+// the globals and filters raise_exception, strftime_now and tojson. What the reference renders,
+// this package renders byte for byte; where the reference raises, it returns an error. What it does
+// not implement is an error that names the construct and its line, never a prompt that differs.
 //
 // The pipeline is a lexer (lexer.go), a parser (parser.go), a pass that resolves names to scopes as
 // the reference compiles them (scopes.go, compile.go), and a tree walk (exec.go, eval.go) over

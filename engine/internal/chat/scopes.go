@@ -2,10 +2,10 @@ package chat
 
 import "maps"
 
-// symbols is what is known of the names of one scope while compiling; it mirrors
+// symbols is what is known of the names of one scope while compiling. It mirrors
 // jinja2.idtracking, so that a name means here what it means there, quirks included: a name that is
-// assigned anywhere in a scope, before it is read there, is missing in inner scopes until then, even
-// if the caller passed a variable of that name.
+// assigned in a scope, and not read there before, is missing in inner scopes until the assignment
+// runs, even if the caller passed a variable of that name.
 type symbols struct {
 	level  int
 	parent *symbols

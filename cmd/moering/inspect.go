@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/moering/moering/engine"
+)
+
+// inspectCommand shows a model and a plan.
+type inspectCommand struct {
+	modelFlags
+	Sequences int `default:"1" help:"Sequences in flight that the plan has room for."`
+}
+
+// Run is called by kong.
+func (c *inspectCommand) Run(a *app) error {
+	o, err := c.options(a, nil)
+	if err != nil {
+		return err
+	}
+	o.Sequences = c.Sequences
+	info, plan, err := engine.Inspect(c.Model, o)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return a.printJSON(struct {
+			Model engine.Info `json:"model"`
+			Plan  engine.Plan `json:"plan"`
+		}{info, plan})
+	}
+	return a.printInspection(info, plan)
+}
+
+func (a *app) printInspection(i engine.Info, p engine.Plan) error {
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	b := func(n int64) string { return formatBytes(float64(n)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("path", "%s (%s)", i.Path, i.Format)
+	row("family", "%s", i.Family)
+	row("layers", "%d of %d", i.Layers, i.Dim)
+	row("experts", "%d a layer, %d used", i.Experts, i.ExpertsUsed)
+	row("vocabulary", "%d", i.Vocabulary)
+	row("context", "%d", i.Context)
+	row("chat template", "%v", i.ChatTemplate)
+	row("weights", "%s: %s", b(i.WeightBytes), i.Types)
+	row("expert groups", "%d, %s in all, the largest %s", i.ExpertGroups, b(i.ExpertBytes),
+		b(i.GroupBytes))
+	row("device", "%s", p.Device)
+	row("budget", "%s; at least %s would do", b(p.Budget), b(p.Least))
+	row("  weights that stay", "%s", b(p.Stay))
+	row("  KV cache", "%s for %d tokens", b(p.KV), p.KVTokens)
+	row("  ring", "%s in %d sections", b(p.Ring), p.Sections)
+	row("  expert cache", "%s for %d of %d groups", b(p.Cache), p.CacheSlots, p.Groups)
+	row("  work", "%s for passes of %d tokens", b(p.Work), p.Chunk)
+	row("  program", "%s", b(p.Reserve))
+	row("experts", "%s", map[bool]string{true: "all fit", false: "stream from disk"}[p.Resident])
+	return t.Flush()
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/moering/moering/engine"
+)
+
+// modelFlags are the flags of commands that open a model.
+type modelFlags struct {
+	Model    string `short:"m" required:"" placeholder:"PATH" help:"GGUF file, or Hugging Face directory."`
+	RAM      size   `placeholder:"SIZE" help:"Memory budget for everything (default: 3/4 of what is available)."`
+	Threads  int    `short:"t" placeholder:"N" help:"Threads that compute (default: one a processor)."`
+	Context  int    `short:"c" placeholder:"N" help:"Longest sequence, in tokens."`
+	Device   string `enum:"auto,cpu,ref" default:"auto" help:"auto, cpu, or ref (plain Go in float64, slow)."`
+	Sections int    `placeholder:"N" help:"Sections of the ring that experts stream through."`
+	Chunk    int    `placeholder:"N" help:"Most tokens of a pass."`
+	Prefetch string `enum:"auto,on,off" default:"auto" help:"Read experts ahead that are likely wanted: auto, on, off."`
+	DirectIO string `name:"direct-io" enum:"auto,on,off" default:"auto" help:"Bypass the page cache: auto, on, off."`
+	Reader   string `enum:"auto,uring,pread" default:"auto" help:"How to read: auto, uring, pread."`
+	Policy   string `enum:"auto,lfu,lru,clock" default:"auto" help:"Who leaves the expert cache: auto, lfu, lru, clock."`
+	Exact    bool   `help:"Multiply with float32 activations, not int8 ones."`
+	JSON     bool   `name:"json" help:"Print one JSON object."`
+}
+
+// options turns flags into options; progress of loading goes to p if there is one.
+func (f *modelFlags) options(a *app, p *progress) (engine.Options, error) {
+	o := engine.Options{HostMemory: int64(f.RAM), Sections: f.Sections, Threads: f.Threads,
+		Context: f.Context, Chunk: f.Chunk, Exact: f.Exact, Logger: a.logger(),
+		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy)}
+	var err error
+	if o.Prefetch, err = engine.ParseToggle(f.Prefetch); err != nil {
+		return o, err
+	}
+	if o.DirectIO, err = engine.ParseToggle(f.DirectIO); err != nil {
+		return o, err
+	}
+	if p != nil {
+		o.Progress = p.update
+	}
+	return o, nil
+}
+
+// open opens the model for one sequence at a time and says what was decided.
+func (f *modelFlags) open(a *app) (*engine.Engine, error) {
+	p := a.newProgress("loading", true)
+	defer p.close()
+	o, err := f.options(a, p)
+	if err != nil {
+		return nil, err
+	}
+	o.Sequences = 1
+	e, err := engine.Open(f.Model, o)
+	if err != nil {
+		return nil, err
+	}
+	p.close()
+	a.decided(e.Info(), e.Plan(), e.Options())
+	return e, nil
+}
+
+func unlessAuto(s string) string {
+	if s == "auto" {
+		return ""
+	}
+	return s
+}
+
+// logger writes what the engine reports: warnings, such as fallbacks, and with --verbose the rest.
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelWarn
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// decided says on standard error what runs, on what, and how the budget is split.
+func (a *app) decided(info engine.Info, plan engine.Plan, o engine.Options) {
+	fmt.Fprintf(a.stderr, "model: %s\n", describeModel(info))
+	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %v, prefetch %v\n",
+		plan.Device, o.Threads, orAuto(o.Reader), o.DirectIO, o.Prefetch)
+	fmt.Fprintf(a.stderr, "budget: %s\n", describePlan(plan))
+}
+
+func orAuto(s string) string {
+	if s == "" {
+		return "auto"
+	}
+	return s
+}
+
+func describeModel(i engine.Info) string {
+	s := fmt.Sprintf("%s, %d layers of %d", i.Family, i.Layers, i.Dim)
+	if i.Experts > 1 {
+		s += fmt.Sprintf(", %d experts of which %d are used", i.Experts, i.ExpertsUsed)
+	}
+	return s + fmt.Sprintf("; %s, of which %s are experts", formatBytes(float64(i.WeightBytes)),
+		formatBytes(float64(i.ExpertBytes)))
+}
+
+func describePlan(p engine.Plan) string {
+	b := func(n int64) string { return formatBytes(float64(n)) }
+	s := fmt.Sprintf("%s: weights that stay %s, KV %s (%d tokens), ring %s (%d sections), "+
+		"cache %s (%d of %d groups), work %s, program %s", b(p.Budget), b(p.Stay), b(p.KV), p.KVTokens,
+		b(p.Ring), p.Sections, b(p.Cache), p.CacheSlots, p.Groups, b(p.Work), b(p.Reserve))
+	if p.Resident {
+		return s + "; all experts fit"
+	}
+	return s + "; experts stream"
+}
+
+// printJSON writes one object, indented, to standard output.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// textBytesMax bounds how much text is read from a file or standard input.
+const textBytesMax = 256 << 20
+
+// readText reads a whole file, or standard input for "-".
+func (a *app) readText(path string) (string, error) {
+	in := a.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("reading the text: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, textBytesMax+1))
+	if err != nil {
+		return "", fmt.Errorf("reading the text: %w", err)
+	}
+	if len(b) > textBytesMax {
+		return "", fmt.Errorf("%w: the text is longer than %d bytes", engine.ErrUsage, textBytesMax)
+	}
+	return string(b), nil
+}

@@ -1,0 +1,248 @@
+package engine
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	families = "../tests/testdata/families/"
+	tiny     = "../tests/testdata/tiny/tiny.gguf"
+)
+
+type golden struct {
+	Prompt []int32 `json:"prompt"`
+	Greedy []int32 `json:"greedy"`
+	Logits string  `json:"logits"`
+}
+
+func readGolden(t *testing.T, dir string) (golden, []float32) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "golden.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g golden
+	if err := json.Unmarshal(text, &g); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.StdEncoding.DecodeString(g.Logits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]float32, len(raw)/4)
+	for i := range want {
+		want[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	return g, want
+}
+
+func devices() []string {
+	if haveCPU {
+		return []string{"cpu", "ref"}
+	}
+	return []string{"ref"}
+}
+
+func open(t *testing.T, path string, o Options) *Engine {
+	t.Helper()
+	e, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func session(t *testing.T, e *Engine) *Session {
+	t.Helper()
+	s, err := e.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// score returns the logits after every token.
+func score(t *testing.T, s *Session, ids []int32) (all []float32) {
+	t.Helper()
+	err := s.Score(context.Background(), ids, func(_ int, logits []float32) error {
+		all = append(all, logits...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func generate(t *testing.T, s *Session, ids []int32, n int) (out []int32) {
+	t.Helper()
+	for token, err := range s.GenerateTokens(context.Background(), ids,
+		Sampling{MaxTokens: n, IgnoreEOS: true}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, token.ID)
+	}
+	return out
+}
+
+// The bound is the issue's: 1e-4 of the logits' norm. float32 against float64 differs by 2e-6 here.
+const goldenError = 1e-4
+
+// Each family gives transformers' logits and its 64 greedy tokens, from both formats, on each device.
+func TestFamiliesEqualTransformers(t *testing.T) {
+	dirs, err := filepath.Glob(families + "*/golden.json")
+	if err != nil || len(dirs) != 9 {
+		t.Fatalf("%d families, %v", len(dirs), err)
+	}
+	for _, file := range dirs {
+		dir := filepath.Dir(file)
+		g, want := readGolden(t, dir)
+		for _, device := range devices() {
+			for _, format := range []string{"hf", "model.gguf"} {
+				t.Run(filepath.Base(dir)+"/"+format+"/"+device, func(t *testing.T) {
+					e := open(t, filepath.Join(dir, format), Options{Device: device, Context: 256})
+					s := session(t, e)
+					got := score(t, s, g.Prompt)
+					var diff, norm float64
+					for i := range want {
+						d := float64(got[i]) - float64(want[i])
+						diff, norm = diff+d*d, norm+float64(want[i])*float64(want[i])
+					}
+					if r := math.Sqrt(diff / norm); !(r <= goldenError) {
+						t.Errorf("logits differ by %.2g", r)
+					}
+					if err := s.Truncate(0); err != nil {
+						t.Fatal(err)
+					}
+					if got := generate(t, s, g.Prompt, len(g.Greedy)); !slices.Equal(got, g.Greedy) {
+						t.Errorf("greedy tokens\n%v\nwant\n%v", got, g.Greedy)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Invariant 1: budgets, sections, prefetch, chunks, readers and policies never change a bit.
+func TestOffloadNeverChangesTheAnswer(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	ids := make([]int32, 40)
+	for i := range ids {
+		ids[i] = int32(rng.IntN(2000))
+	}
+	want := score(t, session(t, open(t, tiny, Options{Context: 128})), ids)
+	_, plan, err := Inspect(tiny, Options{Context: 128, HostMemory: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trials := 12
+	if testing.Short() || !haveCPU {
+		trials = 2
+	}
+	for i := range trials {
+		o := Options{Context: 128, HostMemory: plan.Least + rng.Int64N(14<<20),
+			Prefetch: Toggle(rng.IntN(3)), DirectIO: Toggle(rng.IntN(3)),
+			Sections: rng.IntN(6), Chunk: []int{0, 1, 7, 40}[rng.IntN(4)],
+			Reader: []string{"", "pread"}[rng.IntN(2)], Policy: []string{"lfu", "lru", "clock"}[rng.IntN(3)],
+			Threads: 1 + rng.IntN(3)}
+		if o.Sections > 2 {
+			o.HostMemory += 2 << 20
+		}
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			s := session(t, open(t, tiny, o))
+			for _, state := range []string{"cold", "warm"} {
+				if got := score(t, s, ids); !slices.Equal(got, want) {
+					t.Fatalf("logits differ, %s, %+v", state, o)
+				}
+				if err := s.Truncate(0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// Invariant 2: sequences in a batch equal the same sequences alone.
+func TestNeighboursNeverChangeTheAnswer(t *testing.T) {
+	e := open(t, tiny, Options{Context: 128, Sequences: 4})
+	prompts := [][]int32{{5, 9, 300}, {77, 8, 8, 8, 1000, 4}, {1}, {42, 43, 44, 45}}
+	const n = 12
+	var alone [][]int32
+	for _, p := range prompts {
+		s := session(t, e)
+		alone = append(alone, generate(t, s, p, n))
+		s.Close()
+	}
+	var all sync.WaitGroup
+	for i, p := range prompts {
+		s := session(t, e)
+		all.Go(func() {
+			if got := generate(t, s, p, n); !slices.Equal(got, alone[i]) {
+				t.Errorf("sequence %d: %v together, %v alone", i, got, alone[i])
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Invariant 5, after cancellation at random points: Close finds every lease back, goleak no goroutine.
+func TestCancelLeavesNothingBehind(t *testing.T) {
+	_, plan, err := Inspect(tiny, Options{Context: 128, HostMemory: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		e := open(t, tiny, Options{Context: 128, HostMemory: plan.Least})
+		s := session(t, e)
+		ctx, cancel := context.WithCancel(context.Background())
+		n := 0
+		for _, err := range s.GenerateTokens(ctx, []int32{1, 2, 3}, Sampling{MaxTokens: 30,
+			IgnoreEOS: true}) {
+			if err != nil && ctx.Err() == nil {
+				t.Fatal(err)
+			}
+			if n++; n == i {
+				go cancel()
+			}
+		}
+		cancel()
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Too small a budget names the least that works, and that least works.
+func TestBudgetTooSmallSaysTheLeast(t *testing.T) {
+	_, plan, err := Inspect(tiny, Options{Context: 64, HostMemory: 1})
+	if err != nil || plan.Least <= 0 {
+		t.Fatal(plan, err)
+	}
+	if _, err := Open(tiny, Options{Context: 64, HostMemory: plan.Least - 1}); err == nil {
+		t.Error("a byte less than the least works")
+	}
+	e := open(t, tiny, Options{Context: 64, HostMemory: plan.Least})
+	generate(t, session(t, e), []int32{1, 2}, 3)
+}

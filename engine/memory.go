@@ -1,0 +1,51 @@
+package engine
+
+import (
+	"os"
+	"strconv"
+	"strings"
+)
+
+// memoryUnknown is taken where the system does not say what is available.
+const memoryUnknown = 4 << 30
+
+// availableMemory is what the process may still take: the system's estimate, or the limit of its
+// control group if that is less.
+func availableMemory() int64 {
+	available := int64(memoryUnknown)
+	if kib, ok := field("/proc/meminfo", "MemAvailable:"); ok {
+		available = kib << 10
+	}
+	for _, file := range []string{"/sys/fs/cgroup/memory.max",
+		"/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && n > 0 {
+			available = min(available, n)
+		}
+	}
+	return available
+}
+
+// peakMemory is the largest resident set of the process so far; 0 where the system does not say.
+func peakMemory() int64 {
+	kib, _ := field("/proc/self/status", "VmHWM:")
+	return kib << 10
+}
+
+// field reads a line "name value kB" of a file of the proc file system.
+func field(file, name string) (int64, bool) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == name {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}

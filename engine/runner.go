@@ -1,0 +1,220 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/moering/moering/engine/internal/forward"
+	"github.com/moering/moering/engine/internal/kv"
+)
+
+// gatherWait is how long a pass waits for other sessions that are about to ask for their next
+// token, so that they share it: little beside a pass, long beside sampling.
+const gatherWait = time.Millisecond
+
+// request is a session's wish: compute these tokens.
+type request struct {
+	ctx    context.Context
+	seq    *kv.Sequence
+	tokens []int32
+	done   int // tokens computed
+	all    bool
+	each   func(i int, logits []float32) error // i counts tokens of the request
+	err    error
+	ready  chan struct{}
+	decode bool
+}
+
+// runner computes passes for all sessions, one after the other, each for everyone who waits.
+type runner struct {
+	forward  *forward.Forward
+	requests chan *request
+	quit     context.CancelCauseFunc
+	ctx      context.Context
+	stopped  chan struct{}
+
+	mu     sync.Mutex
+	figure Stats
+	active int // calls that are generating
+
+	batch forward.Batch
+	owner []*request // of each wanted row
+	token []int      // index of the row's token in its request
+}
+
+func newRunner(f *forward.Forward) *runner {
+	r := &runner{forward: f, requests: make(chan *request), stopped: make(chan struct{})}
+	r.ctx, r.quit = context.WithCancelCause(context.Background())
+	go r.loop()
+	return r
+}
+
+func (r *runner) close() {
+	r.quit(ErrClosed)
+	<-r.stopped
+}
+
+func (r *runner) stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.figure
+}
+
+func (r *runner) enter(n int) {
+	r.mu.Lock()
+	r.active += n
+	r.mu.Unlock()
+}
+
+// do computes a request and returns when it is done.
+func (r *runner) do(q *request) error {
+	q.ready = make(chan struct{})
+	select {
+	case r.requests <- q:
+	case <-q.ctx.Done():
+		return q.ctx.Err()
+	case <-r.ctx.Done():
+		return ErrClosed
+	}
+	<-q.ready
+	return q.err
+}
+
+func (r *runner) loop() {
+	defer close(r.stopped)
+	var waiting []*request
+	for {
+		waiting = r.gather(waiting)
+		if r.ctx.Err() != nil {
+			for _, q := range waiting {
+				q.err = ErrClosed
+				close(q.ready)
+			}
+			return
+		}
+		r.pass(waiting)
+		kept := waiting[:0]
+		for _, q := range waiting {
+			if q.err == nil && q.done < len(q.tokens) {
+				kept = append(kept, q)
+			} else {
+				close(q.ready)
+			}
+		}
+		waiting = kept
+	}
+}
+
+// gather adds the requests that have come, and waits for one if there is none.
+func (r *runner) gather(waiting []*request) []*request {
+	if len(waiting) == 0 {
+		select {
+		case q := <-r.requests:
+			waiting = append(waiting, q)
+		case <-r.ctx.Done():
+			return waiting
+		}
+	}
+	r.mu.Lock()
+	active := r.active
+	r.mu.Unlock()
+	if len(waiting) >= active {
+		return waiting
+	}
+	late := time.NewTimer(gatherWait)
+	defer late.Stop()
+	for len(waiting) < active {
+		select {
+		case q := <-r.requests:
+			waiting = append(waiting, q)
+		case <-late.C:
+			return waiting
+		case <-r.ctx.Done():
+			return waiting
+		}
+	}
+	return waiting
+}
+
+// pass computes up to a chunk of rows: first a token of each sequence that generates, then prompts.
+func (r *runner) pass(waiting []*request) {
+	start := clock()
+	ctx := r.ctx
+	taken := r.fill(waiting)
+	if len(r.batch.Tokens) == 0 {
+		return
+	}
+	if len(taken) == 1 {
+		// Alone in the pass, a request can end it at the next layer.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(taken[0].q.ctx)
+		defer cancel()
+		defer context.AfterFunc(r.ctx, cancel)()
+	}
+	err := r.forward.Run(ctx, r.batch, func(i int, logits []float32) {
+		q := r.owner[i]
+		if q.err == nil {
+			q.err = q.each(r.token[i], logits)
+		}
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.figure.Passes++
+	r.figure.Busy += clock().Sub(start)
+	for _, t := range taken {
+		if err != nil {
+			if t.q.err == nil {
+				t.q.err = err
+			}
+			if r.ctx.Err() != nil {
+				t.q.err = ErrClosed
+			}
+			continue
+		}
+		t.q.seq.Len += t.n
+		t.q.done += t.n
+		if t.q.decode {
+			r.figure.DecodeTokens += int64(t.n)
+		} else {
+			r.figure.PrefillTokens += int64(t.n)
+		}
+	}
+}
+
+type share struct {
+	q *request
+	n int
+}
+
+// fill builds the batch.
+func (r *runner) fill(waiting []*request) (taken []share) {
+	b := &r.batch
+	b.Tokens, b.Seqs, b.Pos, b.Logits = b.Tokens[:0], b.Seqs[:0], b.Pos[:0], b.Logits[:0]
+	r.owner, r.token = r.owner[:0], r.token[:0]
+	for _, decode := range []bool{true, false} {
+		for _, q := range waiting {
+			n := min(len(q.tokens)-q.done, r.forward.Chunk-len(b.Tokens))
+			if q.decode != decode || n <= 0 {
+				continue
+			}
+			if q.err = q.ctx.Err(); q.err == nil {
+				q.err = q.seq.Grow(q.seq.Len + n)
+			}
+			if q.err != nil {
+				continue
+			}
+			for i := range n {
+				if q.each != nil && (q.all || q.done+i == len(q.tokens)-1) {
+					b.Logits = append(b.Logits, int32(len(b.Tokens)))
+					r.owner, r.token = append(r.owner, q), append(r.token, q.done+i)
+				}
+				b.Tokens = append(b.Tokens, q.tokens[q.done+i])
+				b.Seqs = append(b.Seqs, q.seq.Row)
+				b.Pos = append(b.Pos, int32(q.seq.Len+i))
+			}
+			taken = append(taken, share{q, n})
+		}
+	}
+	return taken
+}

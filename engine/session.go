@@ -1,0 +1,250 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/moering/moering/engine/internal/kv"
+	"github.com/moering/moering/engine/internal/sample"
+)
+
+// Session is one sequence: its tokens and their keys and values. It is used by one goroutine at a
+// time; sessions of one engine that run at once share passes.
+type Session struct {
+	engine *Engine
+	seq    *kv.Sequence
+	tokens []int32
+	logits []float32 // after the last token; empty when unknown
+	closed bool
+}
+
+// NewSession starts an empty sequence. ErrContext is wrapped when Options.Sequences are open.
+func (e *Engine) NewSession() (*Session, error) {
+	seq, err := e.pool.Sequence()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %d sessions are open, as many as Options.Sequences allows",
+			ErrContext, e.options.Sequences)
+	}
+	return &Session{engine: e, seq: seq}, nil
+}
+
+// Close gives the session's memory back. It may be called twice.
+func (s *Session) Close() error {
+	if !s.closed {
+		s.closed = true
+		s.seq.Close()
+	}
+	return nil
+}
+
+// Len is the number of tokens in the session's context.
+func (s *Session) Len() int { return len(s.tokens) }
+
+// Logits are the model's output after the last token, one value a token of the vocabulary; nil if
+// nothing was fed since the session began or was truncated. The slice is valid until the next call.
+func (s *Session) Logits() []float32 {
+	if len(s.logits) == 0 {
+		return nil
+	}
+	return s.logits
+}
+
+// Truncate forgets all tokens from position n on.
+func (s *Session) Truncate(n int) error {
+	if s.closed {
+		return ErrClosed
+	}
+	if n < 0 || n > len(s.tokens) {
+		return fmt.Errorf("%w: truncate to %d of %d tokens", ErrUsage, n, len(s.tokens))
+	}
+	if n < len(s.tokens) {
+		s.seq.Truncate(n)
+		s.tokens, s.logits = s.tokens[:n], s.logits[:0]
+	}
+	return nil
+}
+
+// Feed appends tokens to the context. After an error, those that were computed stay.
+func (s *Session) Feed(ctx context.Context, ids []int32) error { return s.feed(ctx, ids, false, nil) }
+
+// Score appends tokens and calls each with the logits after every one of them, i counting from 0.
+// The logits are valid during the call; an error from each ends the scoring and is returned.
+func (s *Session) Score(ctx context.Context, ids []int32, each func(i int, logits []float32) error,
+) error {
+	return s.feed(ctx, ids, false, each)
+}
+
+func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
+	each func(int, []float32) error) error {
+	if s.closed {
+		return ErrClosed
+	}
+	if limit := s.engine.options.Context; len(s.tokens)+len(ids) > limit {
+		return fmt.Errorf("%w: %d tokens and %d more, over the limit of %d", ErrContext,
+			len(s.tokens), len(ids), limit)
+	}
+	for _, id := range ids {
+		if id < 0 || int(id) >= s.engine.model.Vocab {
+			return fmt.Errorf("%w: token id %d is outside the vocabulary of %d", ErrUsage, id,
+				s.engine.model.Vocab)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	q := &request{ctx: ctx, seq: s.seq, tokens: ids, decode: decode, all: each != nil}
+	q.each = func(i int, logits []float32) error {
+		if i == len(ids)-1 {
+			s.logits = append(s.logits[:0], logits...)
+		}
+		if each == nil {
+			return nil
+		}
+		return each(i, logits)
+	}
+	s.logits = s.logits[:0]
+	err := s.engine.runner.do(q)
+	s.tokens = append(s.tokens, ids[:q.done]...)
+	return mapError(err)
+}
+
+// Generate appends the prompt to the context and generates tokens, which join the context as they
+// come. An error ends the sequence; the context's error ends it at the next layer.
+func (s *Session) Generate(ctx context.Context, prompt string, o Sampling) iter.Seq2[Token, error] {
+	ids, err := s.engine.Encode(prompt, len(s.tokens) == 0)
+	if err != nil {
+		return func(yield func(Token, error) bool) { yield(Token{}, err) }
+	}
+	return s.GenerateTokens(ctx, ids, o)
+}
+
+// GenerateTokens is Generate for a prompt of token ids.
+func (s *Session) GenerateTokens(ctx context.Context, ids []int32, o Sampling,
+) iter.Seq2[Token, error] {
+	return func(yield func(Token, error) bool) {
+		s.engine.runner.enter(1)
+		defer s.engine.runner.enter(-1)
+		if err := s.generate(ctx, ids, o, yield); err != nil {
+			yield(Token{}, mapError(err))
+		}
+	}
+}
+
+func (s *Session) generate(ctx context.Context, ids []int32, o Sampling,
+	yield func(Token, error) bool) error {
+	sampler, err := sample.New(sample.Params{Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP,
+		MinP: o.MinP, RepetitionPenalty: o.RepetitionPenalty, RepetitionWindow: o.RepetitionWindow,
+		Seed: o.Seed})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if o.MaxTokens < 0 || o.LogProbs < 0 {
+		return fmt.Errorf("%w: MaxTokens %d, LogProbs %d", ErrUsage, o.MaxTokens, o.LogProbs)
+	}
+	if err := s.feed(ctx, ids, false, nil); err != nil {
+		return err
+	}
+	if len(s.logits) == 0 {
+		return fmt.Errorf("%w: there is nothing to continue: the prompt is empty", ErrUsage)
+	}
+	out := newDetokenizer(s.engine, o.Stop)
+	for n := 1; ; n++ {
+		id, err := sampler.Sample(s.logits, s.tokens)
+		if err != nil {
+			return err
+		}
+		token := Token{ID: id}
+		if o.LogProbs > 0 {
+			token.LogProb = float32(sample.LogProb(s.logits, id))
+			for _, p := range sample.Top(nil, s.logits, o.LogProbs) {
+				token.Alternatives = append(token.Alternatives,
+					TokenProb{ID: p.ID, LogProb: float32(p.LogProb)})
+			}
+		}
+		stopped := false
+		switch {
+		case s.engine.ends[id] && !o.IgnoreEOS:
+			token.Finish = "stop"
+		case n == o.MaxTokens || len(s.tokens)+1 >= s.engine.options.Context:
+			token.Finish = "length"
+		}
+		if token.Finish != "stop" {
+			token.Text, stopped = out.push(id)
+		}
+		if stopped {
+			token.Finish = "stop"
+		} else if token.Finish != "" {
+			token.Text += out.flush()
+		}
+		if !yield(token, nil) || token.Finish != "" {
+			return nil
+		}
+		if err := s.feed(ctx, []int32{id}, true, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// detokenizer turns ids into text and holds back what may be the beginning of a stop string.
+type detokenizer struct {
+	push1 func(int32) string
+	end   func() string
+	stop  []string
+	held  string
+}
+
+func newDetokenizer(e *Engine, stop []string) *detokenizer {
+	d := &detokenizer{push1: func(int32) string { return "" }, end: func() string { return "" }}
+	for _, s := range stop {
+		if s != "" {
+			d.stop = append(d.stop, s)
+		}
+	}
+	if e.tok != nil {
+		stream := e.tok.NewStream(false)
+		d.push1, d.end = stream.Push, stream.Flush
+	}
+	return d
+}
+
+// push returns the text that is certain, and whether a stop string was completed; the text then ends
+// before it.
+func (d *detokenizer) push(id int32) (text string, stopped bool) {
+	d.held += d.push1(id)
+	first := len(d.held)
+	for _, s := range d.stop {
+		if i := strings.Index(d.held, s); i >= 0 && i < first {
+			first, stopped = i, true
+		}
+	}
+	if stopped {
+		return d.held[:first], true
+	}
+	keep := 0
+	for _, s := range d.stop {
+		for n := min(len(s)-1, len(d.held)); n > keep; n-- {
+			if strings.HasSuffix(d.held, s[:n]) {
+				keep = n
+				break
+			}
+		}
+	}
+	text = d.held[:len(d.held)-keep]
+	d.held = d.held[len(text):]
+	return text, false
+}
+
+func (d *detokenizer) flush() string {
+	text := d.held + d.end()
+	d.held = ""
+	return text
+}
+
+// RenderChat turns a conversation into a prompt by the model's chat template.
+func (e *Engine) RenderChat([]Message) (string, error) {
+	return "", errors.Join(fmt.Errorf("%w: chat templates are not in this version; give the prompt "+
+		"as the model expects it", ErrUnsupported))
+}
