@@ -66,11 +66,6 @@ func change[T kernels.Op](f func(*T)) func(kernels.Op) kernels.Op {
 	}
 }
 
-// deaf ignores events.
-type deaf struct{ kernels.Stream }
-
-func (deaf) Wait(kernels.Event) {}
-
 // mute never reports a failure.
 type mute struct{ kernels.Stream }
 
@@ -103,7 +98,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 		{"interleaving", "rope", mutant{op: change(func(o *kernels.RoPE) {
 			o.Interleaved = !o.Interleaved
 		})}},
-		{"sine's sign", "rope", mutant{op: change(func(o *kernels.RoPE) { o.Cos, o.Sin = o.Sin, o.Cos })}},
+		{"sine for cosine", "rope", mutant{op: change(func(o *kernels.RoPE) {
+			o.Cos, o.Sin = o.Sin, o.Cos
+		})}},
 		{"gathered rows", "gather", mutant{op: change(func(o *kernels.GatherRows) { o.Rows-- })}},
 		{"layer", "kv append", mutant{op: change(func(o *kernels.KVAppend) { o.KV.Layer = 0 })}},
 		{"keys for values", "kv append", mutant{op: change(func(o *kernels.KVAppend) { o.V = o.K })}},
@@ -166,13 +163,13 @@ func TestEveryFaultIsFound(t *testing.T) {
 			return mute{s}
 		}}},
 	}
+	if roundsShare > 1 {
+		t.Skip("under the race detector there are too few rounds to find every fault")
+	}
 	for _, f := range faults {
 		f.dev.Device = ref.Open(ref.Options{})
 		expect(t, f.name, f.check, &f.dev)
 	}
-	late := &mutant{Device: ref.Open(ref.Options{Discrete: true, Seed: 3}),
-		stream: func(s kernels.Stream) kernels.Stream { return deaf{s} }}
-	expect(t, "ignored events", "events order", late)
 }
 
 func expect(t *testing.T, fault, name string, dev kernels.Device) {
@@ -215,6 +212,9 @@ func quantised(x []float32, levels float64) []float32 {
 // The tolerance of integer products admits int8 activations, and refuses 5-bit ones
 // in some round, and int8 where Exact was asked for.
 func TestIntegerToleranceTakesInt8AndRefusesFiveBits(t *testing.T) {
+	if roundsShare > 1 {
+		t.Skip("under the race detector there are too few rounds to find a wrong tolerance")
+	}
 	for _, c := range []struct {
 		check  string
 		levels float64

@@ -98,7 +98,7 @@ type feed struct {
 }
 
 func newFeed(rng *rand.Rand, kind quant.Type) *feed {
-	rows, experts := batch(rng), 1+rng.IntN(4)
+	rows, experts := min(batch(rng), 9), 1+rng.IntN(4)
 	f := &feed{dim: columns(rng, kind), width: columns(rng, kind), topK: 1 + rng.IntN(min(experts, 3))}
 	for range experts {
 		f.gate = append(f.gate, newWeight(rng, kind, f.width, f.dim))

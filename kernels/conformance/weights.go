@@ -17,11 +17,13 @@ type hostWeight struct {
 	squares    []float64 // (rows, chunks): the sum of squares of each 32 values of a row
 }
 
-// encodedOneIn is how often a row of a block type is encoded, which takes time; the others are random.
+// encodedOneIn is how often a row of a block type is encoded, which takes time; the others are
+// random.
 const encodedOneIn = 4
 
-// newWeight draws a matrix. Block types have random bits in most rows, or in all without an encoder, so that every code appears (-128 in Q8_0, too); scales are finite, some of them negative,
-// zero or subnormal.
+// newWeight draws a matrix. Block types have random bits in most rows, or in all without an
+// encoder, so that every code appears (-128 in Q8_0, too); scales are finite, some of them
+// negative, zero or subnormal.
 func newWeight(rng *rand.Rand, kind quant.Type, rows, cols int) *hostWeight {
 	size, ok := kind.RowBytes(int64(cols))
 	if !ok {
@@ -89,8 +91,10 @@ func largestCode(kind quant.Type) float64 {
 }
 
 func randomBlock(rng *rand.Rand, kind quant.Type, b []byte) {
-	for i := range b {
-		b[i] = byte(rng.Uint32())
+	var bits [8]byte
+	for rest := b; len(rest) > 0; rest = rest[min(8, len(rest)):] {
+		binary.LittleEndian.PutUint64(bits[:], rng.Uint64())
+		copy(rest, bits[:])
 	}
 	if kind == quant.Q8_0 && rng.IntN(4) == 0 {
 		for i := 2; i < len(b); i++ {
@@ -133,9 +137,9 @@ func hasMinimum(kind quant.Type) bool {
 // the errors are those of the parts.
 const minimumShare = 3
 
-// errors returns the deviations to expect in the products of all rows with x, for a float32 sum and,
-// in int8, for activations rounded in steps of 1/127 of the largest of each 32: a step's square / 12
-// is the variance of a rounding, and the roundings are independent.
+// errors returns the deviations to expect in the products of all rows with x, for a float32 sum
+// and, in int8, for activations rounded in steps of 1/127 of the largest of each 32: a step's
+// square / 12 is the variance of a rounding, and the roundings are independent.
 func (w *hostWeight) errors(x []float32, int8 bool) []float64 {
 	relative := summing(w.cols)
 	sum := relative * relative * square(x) / float64(w.cols)

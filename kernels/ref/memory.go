@@ -78,7 +78,11 @@ func (m *memory) find(s kernels.Span) ([]byte, error) {
 }
 
 func poison(b []byte) {
-	for i := range b {
-		b[i] = 0xCC
+	for n := 0; n < len(b); {
+		if n == 0 {
+			b[0], n = 0xCC, 1
+			continue
+		}
+		n += copy(b[n:], b[:n])
 	}
 }
