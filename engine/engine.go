@@ -147,6 +147,11 @@ func (e *Engine) understand(path string, o Options) error {
 	if err := e.openTokenizer(); err != nil {
 		return err
 	}
+	source, _, err := e.chatSource()
+	if err != nil {
+		return err
+	}
+	e.info.ChatTemplate = source != ""
 	e.options = effective(o, e.model)
 	return e.makePlan()
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -135,14 +134,9 @@ func (s *Session) GenerateTokens(ctx context.Context, ids []int32, o Sampling,
 
 func (s *Session) generate(ctx context.Context, ids []int32, o Sampling,
 	yield func(Token, error) bool) error {
-	sampler, err := sample.New(sample.Params{Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP,
-		MinP: o.MinP, RepetitionPenalty: o.RepetitionPenalty, RepetitionWindow: o.RepetitionWindow,
-		Seed: o.Seed})
+	sampler, err := o.sampler()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUsage, err)
-	}
-	if o.MaxTokens < 0 || o.LogProbs < 0 {
-		return fmt.Errorf("%w: MaxTokens %d, LogProbs %d", ErrUsage, o.MaxTokens, o.LogProbs)
+		return err
 	}
 	if err := s.feed(ctx, ids, false, nil); err != nil {
 		return err
@@ -186,6 +180,25 @@ func (s *Session) generate(ctx context.Context, ids []int32, o Sampling,
 			return err
 		}
 	}
+}
+
+// Validate reports an option that makes no sense, wrapping ErrUsage, before a model is opened.
+func (o Sampling) Validate() error {
+	_, err := o.sampler()
+	return err
+}
+
+func (o Sampling) sampler() (*sample.Sampler, error) {
+	if o.MaxTokens < 0 || o.LogProbs < 0 {
+		return nil, fmt.Errorf("%w: MaxTokens %d, LogProbs %d", ErrUsage, o.MaxTokens, o.LogProbs)
+	}
+	s, err := sample.New(sample.Params{Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP,
+		MinP: o.MinP, RepetitionPenalty: o.RepetitionPenalty, RepetitionWindow: o.RepetitionWindow,
+		Seed: o.Seed})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	return s, nil
 }
 
 // detokenizer turns ids into text and holds back what may be the beginning of a stop string.
@@ -241,10 +254,4 @@ func (d *detokenizer) flush() string {
 	text := d.held + d.end()
 	d.held = ""
 	return text
-}
-
-// RenderChat turns a conversation into a prompt by the model's chat template.
-func (e *Engine) RenderChat([]Message) (string, error) {
-	return "", errors.Join(fmt.Errorf("%w: chat templates are not in this version; give the prompt "+
-		"as the model expects it", ErrUnsupported))
 }

@@ -46,6 +46,9 @@ func (c *runCommand) Run(a *app, ctx *runContext) (err error) {
 	if c.System != "" && !c.Chat {
 		return fmt.Errorf("%w: --system goes with --chat", engine.ErrUsage)
 	}
+	if err := c.sampling().Validate(); err != nil {
+		return err
+	}
 	prompt, err := c.prompt(a)
 	if err != nil {
 		return err
@@ -93,11 +96,7 @@ func (c *runCommand) encode(e *engine.Engine, prompt string) ([]int32, error) {
 	if c.System != "" {
 		messages = append([]engine.Message{{Role: "system", Content: c.System}}, messages...)
 	}
-	text, err := e.RenderChat(messages)
-	if err != nil {
-		return nil, err
-	}
-	return e.Encode(text, true)
+	return e.EncodeChat(messages)
 }
 
 // generation prints tokens as they come and adds up figures.
