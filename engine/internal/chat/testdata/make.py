@@ -14,6 +14,7 @@ requirements: jinja2==3.1.6 (serve, golden), transformers==5.24.0 (optional, gol
 """
 
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
@@ -122,10 +123,15 @@ def chat_variables(chat):
     }
 
 
+@functools.lru_cache
+def compiled(source):
+    return environment().from_string(source)
+
+
 def render(source, variables):
     """The text, or None where the reference raises."""
     try:
-        return environment().from_string(source).render(**variables)
+        return compiled(source).render(**variables)
     except Exception:
         return None
 
