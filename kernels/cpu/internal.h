@@ -36,7 +36,6 @@ struct isa {
 	               int m, float *acc);
 	void (*quantize)(const float *x, int n, uint8_t *q);
 	void (*silu)(float *gate, const float *up, int n); // gate = silu(gate) * up
-	void (*pack)(int type, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile);
 	void (*norm)(const norm_args *a, int chunk);
 	void (*rope)(const rope_args *a, int chunk);
 	void (*attention)(const attention_args *a, int chunk, slot *s);

@@ -39,7 +39,7 @@ static int tile_mul(const isa *k, slot *s, const mat *w, int tile, int ints, con
 			uint8_t *copy = slot_memory(s, TILE * unit_row);
 			if (!copy)
 				return -1;
-			k->pack(w->type, data, w->row_bytes, n, copy);
+			tile_pack(f, data, w->row_bytes, n, copy);
 			data = copy;
 		}
 		k->ints[w->type](data, units, x, m, acc);

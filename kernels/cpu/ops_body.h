@@ -280,11 +280,6 @@ static void combine(const combine_args *a, int chunk)
 			combine_part(a, t, at, a->dim - at < COMBINE_WIDTH ? a->dim - at : COMBINE_WIDTH);
 }
 
-static void pack(int type, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile)
-{
-	tile_pack(type_format(type), rows, row_bytes, n, tile);
-}
-
 #define ISA_TABLE(NAME)                                                                               \
 	{                                                                                                 \
 		.name = NAME,                                                                                 \
@@ -293,6 +288,6 @@ static void pack(int type, const uint8_t *rows, int64_t row_bytes, int n, uint8_
 		         [T_Q3_K] = ints_T_Q3_K, [T_Q4_K] = ints_T_Q4_K, [T_Q5_K] = ints_T_Q5_K,              \
 		         [T_Q6_K] = ints_T_Q6_K, [T_IQ4NL] = ints_T_IQ4NL, [T_IQ4XS] = ints_T_IQ4XS,          \
 		         [T_MXFP4] = ints_T_MXFP4},                                                           \
-		.floats = floats, .quantize = quantize, .silu = silu, .pack = pack, .norm = norm,             \
+		.floats = floats, .quantize = quantize, .silu = silu, .norm = norm,                           \
 		.rope = rope, .attention = attention, .route = route, .combine = combine,                     \
 	}

@@ -43,8 +43,8 @@ int type_has_tiles(int type) { return type_format(type) != NULL; }
 static uint32_t spread(uint32_t v)
 {
 	uint32_t o = 0;
-	for (int i = 0; i < 32; i++)
-		o |= (v >> i & 1) << (8 * (i % 4) + i / 4);
+	for (int j = 0; j < 8; j++) // bit k of a nibble goes to byte k
+		o |= ((v >> (4 * j) & 15) * 0x00204081u & 0x01010101u) << j;
 	return o;
 }
 
@@ -69,10 +69,44 @@ static void pack_dwords(const segment *g, const uint8_t *row, int r, uint8_t *un
 	}
 }
 
+typedef uint32_t quad __attribute__((vector_size(16)));
+
+static quad load_quad(const uint8_t *p) { quad v; memcpy(&v, p, 16); return v; }
+
+// transpose4 moves four dwords of four rows, stride bytes apart, to four vectors of the tile.
+static inline void transpose4(const uint8_t *from, int64_t stride, quad flip, uint8_t *to)
+{
+	quad a = load_quad(from) ^ flip, b = load_quad(from + stride) ^ flip;
+	quad c = load_quad(from + 2 * stride) ^ flip, d = load_quad(from + 3 * stride) ^ flip;
+	quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+	quad cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+	quad out[4] = {
+		__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+		__builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7),
+	};
+	for (int i = 0; i < 4; i++)
+		memcpy(to + 4 * TILE * i, &out[i], 16);
+}
+
+// pack_quads is pack_dwords for 16 rows and a multiple of four dwords.
+static void pack_quads(const segment *g, const uint8_t *rows, int64_t stride, uint8_t *unit)
+{
+	uint32_t f = g->change == FLIP ? 0x80808080u : 0;
+	quad flip = {f, f, f, f};
+	for (int i = 0; i < g->count; i += 4)
+		for (int r = 0; r < TILE; r += 4)
+			transpose4(rows + r * stride + g->from + 4 * i, stride, flip,
+			           unit + g->to + 4 * TILE * i + 4 * r);
+}
+
 static void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int n, uint8_t *unit)
 {
 	for (int s = 0; s < f->segments; s++) {
 		const segment *g = &f->segment[s];
+		if (n == TILE && g->width == 4 && g->count % 4 == 0) {
+			pack_quads(g, rows, stride, unit);
+			continue;
+		}
 		for (int r = 0; r < n; r++) {
 			const uint8_t *row = rows + r * stride;
 			if (g->width == 4)
@@ -127,7 +161,7 @@ void tile_unpack_row(const format *f, const uint8_t *tile, int r, int64_t units,
 
 int matrix_tiles(int type, int64_t rows, int64_t row_bytes, uintptr_t src, uintptr_t dst)
 {
-	const isa *k = isa_find("");
+	const format *f = type_format(type);
 	int64_t group = TILE * row_bytes;
 	uint8_t *copy = malloc((size_t)group);
 	if (!copy)
@@ -135,7 +169,7 @@ int matrix_tiles(int type, int64_t rows, int64_t row_bytes, uintptr_t src, uintp
 	// Group g is read before it is written, and dst <= src: only read rows are overwritten.
 	for (int64_t g = 0; g < rows / TILE; g++) {
 		memcpy(copy, (const uint8_t *)src + g * group, (size_t)group);
-		k->pack(type, copy, row_bytes, TILE, (uint8_t *)dst + g * group);
+		tile_pack(f, copy, row_bytes, TILE, (uint8_t *)dst + g * group);
 	}
 	free(copy);
 	return 0;
