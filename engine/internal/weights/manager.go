@@ -4,7 +4,6 @@ package weights
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -66,6 +65,7 @@ type Manager struct {
 	counters  Counters
 	closed    bool
 
+	partsMu sync.Mutex // guards left and err of fills while their parts are read
 	landing chan *fill
 	landers sync.WaitGroup
 	acq     Acquisition
@@ -252,20 +252,17 @@ func (m *Manager) start(section, group int, predicted bool) {
 // last part hands the group to a lander. The channel has room for every section.
 func partDone(r *reader.Request, err error) {
 	f := r.Tag.(*fill)
-	doneMu.Lock()
+	f.m.partsMu.Lock()
 	if err != nil && f.err == nil {
 		f.err = err
 	}
 	f.left--
 	last := f.left == 0
-	doneMu.Unlock()
+	f.m.partsMu.Unlock()
 	if last {
 		f.m.landing <- f
 	}
 }
-
-// doneMu guards left and err of fills between the parts' goroutines: a few instructions a read.
-var doneMu sync.Mutex
 
 // land turns groups into the device's layout and declares them ready.
 func (m *Manager) land() {
@@ -382,15 +379,4 @@ func (a *Acquisition) Release() {
 		}
 	}
 	a.retire()
-}
-
-// errSize is wrapped when a model's weights do not fit what the planner allotted.
-var errSize = errors.New("weights: memory is smaller than its sections")
-
-// Check reports whether the memory holds the sections.
-func (m *Manager) Check() error {
-	if int64(len(m.fills))*m.bytes > m.memory.Bytes {
-		return errSize
-	}
-	return nil
 }
