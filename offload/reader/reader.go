@@ -16,9 +16,9 @@ import (
 const (
 	// DepthDefault is how many pieces are in flight. Random direct reads of 2 MiB gave 0.9 to 1.7
 	// GB/s at every depth from 1 to 8, reads of 256 KiB as much from depth 4 on: deeper queues add
-	// latency, not bandwidth. Whole requests of 2 MiB, with these defaults: 2.8 to 3.0 GB/s by
-	// io_uring at 9 % of a core and 2.6 to 2.8 GB/s by the pool at 18 %, beside other work, on a disk that gave
-	// dd, which reads one block at a time, 1.0 to 1.4.
+	// latency, not bandwidth. Whole requests of 2 MiB, with these defaults, beside other work: 2.8 to
+	// 3.0 GB/s by io_uring at 9 % of a core and 2.6 to 2.8 GB/s by the pool at 18 %, on a disk that
+	// gave dd, which reads one block at a time, 1.0 to 1.4.
 	DepthDefault = 4
 	// ChunkBytesDefault is the largest piece. Direct reads of 1 to 4 MiB ran at 1.1 to 2.2 GB/s; a
 	// smaller piece costs more system calls, a larger one parallelism inside one request.
