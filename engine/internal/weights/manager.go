@@ -34,8 +34,9 @@ type fill struct {
 	group     int
 	predicted bool // and not asked for yet
 	parts     [3]part
-	left      int
-	err       error
+	left      int   // parts not read yet; with failed guarded by partsMu until the last is in
+	failed    error // the first part's failure
+	err       error // why the fill ended without a group; guarded by mu
 }
 
 // part is one weight of a group: its request and its place in the section.
@@ -65,7 +66,7 @@ type Manager struct {
 	counters  Counters
 	closed    bool
 
-	partsMu sync.Mutex // guards left and err of fills while their parts are read
+	partsMu sync.Mutex // guards left and failed of fills while their parts are read
 	landing chan *fill
 	landers sync.WaitGroup
 	acq     Acquisition
@@ -224,7 +225,7 @@ func (m *Manager) pump() {
 // start submits the reads of a group into a section.
 func (m *Manager) start(section, group int, predicted bool) {
 	f := &m.fills[section]
-	f.group, f.predicted, f.err = group, predicted, nil
+	f.group, f.predicted, f.err, f.failed = group, predicted, nil, nil
 	m.busy++
 	at := int64(section) * m.bytes
 	f.left = len(f.parts)
@@ -253,8 +254,8 @@ func (m *Manager) start(section, group int, predicted bool) {
 func partDone(r *reader.Request, err error) {
 	f := r.Tag.(*fill)
 	f.m.partsMu.Lock()
-	if err != nil && f.err == nil {
-		f.err = err
+	if err != nil && f.failed == nil {
+		f.failed = err
 	}
 	f.left--
 	last := f.left == 0
@@ -267,7 +268,7 @@ func partDone(r *reader.Request, err error) {
 // land turns groups into the device's layout and declares them ready.
 func (m *Manager) land() {
 	for f := range m.landing {
-		err := f.err
+		err := f.failed
 		for j := range f.parts {
 			if p := &f.parts[j]; err == nil {
 				p.weight, err = m.device.Land(p.weight, p.memory)
