@@ -283,6 +283,9 @@ func TestCombineFollowsTheOrderOfExperts(t *testing.T) {
 					TopK: topK, Shared: floats(t, d, shared)}
 				if topK != 1 {
 					op.IDs, op.Weights = ints(t, d, ids), floats(t, d, w)
+				}
+				gated := topK == 3
+				if gated {
 					op.SharedGate = floats(t, d, gate)
 				}
 				run(t, d, op)
@@ -305,14 +308,14 @@ func TestCombineFollowsTheOrderOfExperts(t *testing.T) {
 							sum += product
 						}
 						g := float32(1)
-						if topK != 1 {
+						if gated {
 							g = float32(1 / (1 + math.Exp(-float64(gate[r]))))
 						}
 						product := g * shared[r*dim+i]
 						want := x[r*dim+i] + (sum + product)
 						// The gate's exponential is within 2 ulp; without it, to the bit.
 						got := op.X.Float32s()[r*dim+i]
-						if got != want && (topK == 1 || math.Abs(float64(got-want)) > 2e-6) {
+						if got != want && (!gated || math.Abs(float64(got-want)) > 2e-6) {
 							t.Fatalf("%s, dim %d, top %d: %v, want %v", isa, dim, topK, got, want)
 						}
 					}
