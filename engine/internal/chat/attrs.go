@@ -206,8 +206,9 @@ func (r *run) index(x any, i int64) (any, bool) {
 	return like(x, string([]rune(s)[i])), true
 }
 
-// slice is x[start:stop:step].
-func (r *run) slice(x any, bounds [3]any) any {
+// slice is x[start:stop:step]. If x is constant, the reference gives Undefined in some places and
+// raises in others where x has no slices.
+func (r *run) slice(x any, bounds [3]any, constant bool) any {
 	n, ok := length(x)
 	switch v := x.(type) {
 	case *undefined:
@@ -218,6 +219,9 @@ func (r *run) slice(x any, bounds [3]any) any {
 	default:
 		ok = false
 	}
+	if !ok && constant {
+		fail(ErrUnsupported, "slicing a constant %s", typeName(x))
+	}
 	if !ok {
 		fail(ErrTemplate, "%s cannot be sliced", typeName(x))
 	}
@@ -226,7 +230,7 @@ func (r *run) slice(x any, bounds [3]any) any {
 	for i := start; step > 0 && i < stop || step < 0 && i > stop; i += step {
 		picks = append(picks, i)
 	}
-	r.charge(len(picks))
+	r.charge(stepCost * len(picks))
 	switch v := x.(type) {
 	case *list:
 		return &list{pick(v.items, picks)}

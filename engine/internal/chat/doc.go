@@ -36,17 +36,22 @@ var (
 // Bounds. All are far above what published templates and long conversations need.
 const (
 	// sourceBytesMax bounds the template text. The longest published ones are under 32 KiB.
-	sourceBytesMax = 1 << 20
+	sourceBytesMax = 256 << 10
 	// nestingMax bounds nested brackets, tags and unary operators in the source.
 	nestingMax = 200
 	// chainMax bounds operators of one precedence and suffixes in a row, as in a+b+c or a.b.c.
 	chainMax = 500
 	// outputBytesMax bounds the prompt, and any one string the template builds.
 	outputBytesMax = 64 << 20
-	// workMax bounds the work of one rendering: expressions evaluated plus bytes of strings built.
-	workMax = 1 << 30
+	// workMax bounds the work of one rendering: a byte of a string built costs 1, an expression
+	// evaluated or an item of a list built costs stepCost. It holds a rendering under about 1 GiB
+	// of memory and 10 s, where published templates need a few milliseconds.
+	workMax  = 1 << 30
+	stepCost = 16
 	// iterationsMax bounds loop passes in one rendering, inner loops counted.
 	iterationsMax = 10_000_000
+	// namesMax bounds the names of one scope, which every if in it is compared with.
+	namesMax = 500
 	// callDepthMax bounds nested macro calls and recursive loops. Python stops near 150.
 	callDepthMax = 100
 	// valueDepthMax bounds how deep lists and mappings nest where they are read or walked.

@@ -4,7 +4,7 @@ import "slices"
 
 // eval evaluates an expression; the result is never nil.
 func (r *run) eval(e expr, s *scope) any {
-	r.charge(1)
+	r.charge(stepCost)
 	switch e := e.(type) {
 	case *constExpr:
 		return e.val
@@ -67,7 +67,7 @@ func (r *run) evalOperation(e expr, s *scope) any {
 		if sl, ok := e.key.(*sliceExpr); ok {
 			bounds := r.evalSlice(sl, s)
 			r.line = e.line
-			return r.slice(x, bounds)
+			return r.slice(x, bounds, isConstant(e.x))
 		}
 		key := r.eval(e.key, s)
 		r.line = e.line
@@ -87,6 +87,24 @@ func (r *run) evalOperation(e expr, s *scope) any {
 	}
 	fail(errInternal, "unexpected expression %T", e)
 	return nil
+}
+
+// isConstant reports whether the reference may evaluate an expression when it compiles.
+func isConstant(e expr) bool {
+	switch e := e.(type) {
+	case *nameExpr, *callExpr:
+		return false
+	case *logicExpr:
+		return isConstant(e.left)
+	case *condExpr:
+		return isConstant(e.test)
+	}
+	for _, c := range children(e) {
+		if !isConstant(c) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *run) evalAll(es []expr, s *scope) []any {
@@ -205,7 +223,7 @@ func (r *run) filter(name string, x any, a callArgs) any {
 		checkFilter(name, r.line)
 	}
 	a.pos = append([]any{x}, a.pos...)
-	r.charge(1)
+	r.charge(stepCost)
 	return fn(r, a)
 }
 
@@ -216,6 +234,6 @@ func (r *run) test(name string, x any, a callArgs) bool {
 		checkTest(name, r.line)
 	}
 	a.pos = append([]any{x}, a.pos...)
-	r.charge(1)
+	r.charge(stepCost)
 	return fn(r, a)
 }

@@ -21,7 +21,7 @@ type limits struct{ work, output, iterations int }
 
 func defaultLimits() limits { return limits{workMax, outputBytesMax, iterationsMax} }
 
-// charge counts work: one a node, one a byte of every string built.
+// charge counts work; see workMax.
 func (r *run) charge(n int) {
 	r.work += n
 	if r.work > r.limits.work {
@@ -136,7 +136,7 @@ func (r *run) stmts(body []stmt, s *scope, w *output) flow {
 }
 
 func (r *run) stmt(st stmt, s *scope, w *output) flow {
-	r.charge(1)
+	r.charge(stepCost)
 	switch st := st.(type) {
 	case *outputStmt:
 		for _, e := range st.items {

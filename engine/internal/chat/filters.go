@@ -119,7 +119,7 @@ func filterText(r *run, a callArgs, name string) any {
 	case "safe":
 		return markup(s)
 	case "title":
-		return like(v, filterTitle(s))
+		return filterTitle(s) // the reference joins words to a plain str
 	}
 	out, _ := caseMethod(s, name)
 	return like(v, out)

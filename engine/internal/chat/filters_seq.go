@@ -9,10 +9,12 @@ import (
 // Filters over sequences. Those the reference writes as generators are lazy here too: nothing is
 // evaluated, and no error raised, before the first item is asked for.
 
-// lazy is a generator whose body starts at the first item.
-func lazy(start func() func() (any, bool)) *iterator {
+// lazy is a generator whose body starts at the first item. Generators over generators nest only so
+// deep.
+func (r *run) lazy(start func() func() (any, bool)) *iterator {
 	var next func() (any, bool)
 	return &iterator{func() (any, bool) {
+		defer r.descend()()
 		if next == nil {
 			next = start()
 		}
@@ -134,7 +136,7 @@ func filterDictSort(r *run, a callArgs) any {
 
 func filterUnique(r *run, a callArgs) any {
 	args := bind("unique", a, 1, "value", "case_sensitive", "attribute")
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		key := r.sortKey(args[2], args[1])
 		seen := map[string]bool{}
 		next := r.iterate(args[0])
@@ -187,7 +189,7 @@ func filterSum(r *run, a callArgs) any {
 	}
 	next := r.iterate(args[0])
 	for item, ok := next(); ok; item, ok = next() {
-		r.charge(1)
+		r.charge(stepCost)
 		total = r.binary("+", total, get(item))
 	}
 	return total
@@ -230,7 +232,7 @@ func (r *run) reversed(v any) (next func() (any, bool), ok bool) {
 func filterReverse(r *run, a callArgs) any {
 	v := bind("reverse", a, 1, "value")[0]
 	if _, ok := asString(v); ok {
-		return r.slice(v, [3]any{none{}, none{}, int64(-1)})
+		return r.slice(v, [3]any{none{}, none{}, int64(-1)}, false)
 	}
 	if next, ok := r.reversed(v); ok {
 		return &iterator{next}
@@ -246,7 +248,7 @@ func filterList(r *run, a callArgs) any {
 
 func filterItems(r *run, a callArgs) any {
 	v := bind("items", a, 1, "value")[0]
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		if _, ok := v.(*undefined); ok {
 			return nothing
 		}
@@ -269,7 +271,7 @@ func filterJoin(r *run, a callArgs) any {
 	var out output
 	first := true
 	for item, ok := next(); ok; item, ok = next() {
-		r.charge(1)
+		r.charge(stepCost)
 		if !first {
 			r.write(&out, sep)
 		}
@@ -281,7 +283,7 @@ func filterJoin(r *run, a callArgs) any {
 
 func filterBatch(r *run, a callArgs) any {
 	args := bind("batch", a, 2, "value", "linecount", "fill_with")
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		next := r.iterate(args[0])
 		size, sizeIsInt := asInt(args[1])
 		if !sizeIsInt {
@@ -314,8 +316,8 @@ func (r *run) lastBatch(items []any, size int64, fill any) (any, bool) {
 		return nil, false
 	}
 	if fill != nil && fill != any(none{}) {
+		r.charge(stepCost * clampInt(max(0, size-int64(len(items)))))
 		for int64(len(items)) < size {
-			r.charge(1)
 			items = append(items, fill)
 		}
 	}
@@ -324,7 +326,7 @@ func (r *run) lastBatch(items []any, size int64, fill any) (any, bool) {
 
 func filterSlice(r *run, a callArgs) any {
 	args := bind("slice", a, 2, "value", "slices", "fill_with")
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		items := r.collect(args[0])
 		n := clampInt(needInt("slices", args[1]))
 		if n == 0 {
@@ -352,7 +354,7 @@ func filterSlice(r *run, a callArgs) any {
 // filterMap applies a filter by name, or reads an attribute.
 func filterMap(r *run, a callArgs) any {
 	value, rest := a.pos[0], callArgs{a.pos[1:], a.kw}
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		if !r.truth(value) {
 			return nothing
 		}
@@ -385,7 +387,7 @@ func (r *run) mapper(a callArgs) func(any) any {
 // filterSelect is select, reject, selectattr and rejectattr.
 func filterSelect(r *run, a callArgs, name string) any {
 	value, rest := a.pos[0], callArgs{a.pos[1:], a.kw}
-	return lazy(func() func() (any, bool) {
+	return r.lazy(func() func() (any, bool) {
 		if !r.truth(value) {
 			return nothing
 		}

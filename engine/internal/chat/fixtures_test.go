@@ -135,7 +135,7 @@ func startReference(t *testing.T) *reference {
 	if err := check.Run(); err != nil {
 		t.Skipf("%s has no jinja2 3.1 (set MOERING_ORACLE_PYTHON): %v", python, err)
 	}
-	cmd := exec.Command(python, "testdata/make.py", "serve")
+	cmd := exec.Command(python, "-W", "ignore", "testdata/make.py", "serve")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -210,4 +210,15 @@ func show(s *string) string {
 		return "an error"
 	}
 	return *s
+}
+
+type rawJSON = json.RawMessage
+
+func mustMarshal(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

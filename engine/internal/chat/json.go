@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/big"
 	"slices"
 	"strconv"
@@ -21,10 +22,7 @@ func fromJSON(data []byte) any {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	v := readValue(dec, 0)
-	if dec.More() {
-		fail(ErrTemplate, "data after the JSON value")
-	}
-	if _, err := dec.Token(); err == nil {
+	if _, err := dec.Token(); err != io.EOF {
 		fail(ErrTemplate, "data after the JSON value")
 	}
 	return v

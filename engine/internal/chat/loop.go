@@ -187,7 +187,7 @@ func (r *run) filterLoop(st *forStmt, iter any, s *scope) any {
 	next := r.iterate(iter)
 	return &iterator{func() (any, bool) {
 		for item, ok := next(); ok; item, ok = next() {
-			r.charge(1)
+			r.charge(stepCost)
 			r.assign(st.target, item, test)
 			if r.truth(r.eval(st.test, test)) {
 				return r.rebuild(st.target, test), true

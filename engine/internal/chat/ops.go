@@ -139,6 +139,9 @@ func intArithmetic(op string, x, y *big.Int) any {
 		fail(ErrTemplate, "division by zero")
 	}
 	if op == "/" {
+		if x.Sign() == 0 && y.Sign() < 0 {
+			return math.Copysign(0, -1)
+		}
 		f, _ := new(big.Rat).SetFrac(x, y).Float64()
 		return finite(f)
 	}
@@ -266,28 +269,28 @@ func (r *run) addStrings(a, b any, x, y string) any {
 }
 
 func (r *run) addItems(a, b []any) []any {
-	r.charge(len(a) + len(b))
+	r.charge(stepCost * (len(a) + len(b)))
 	return append(append(make([]any, 0, len(a)+len(b)), a...), b...)
 }
 
 func (r *run) repeat(v any, n int64) any {
 	n = max(n, 0)
-	size := func(length int) int {
+	size := func(length, cost int) int {
 		if length == 0 {
 			n = 0
 		}
 		if length > 0 && n > int64(r.limits.output/length) {
 			fail(ErrLimit, "repeating %d times", n)
 		}
-		r.charge(length * int(n))
+		r.charge(cost * length * int(n))
 		return int(n)
 	}
 	if s, ok := asString(v); ok {
-		return like(v, strings.Repeat(s, size(len(s))))
+		return like(v, strings.Repeat(s, size(len(s), 1)))
 	}
 	repeated := func(items []any) []any {
 		var out []any
-		for range size(len(items)) {
+		for range size(len(items), stepCost) {
 			out = append(out, items...)
 		}
 		return out
@@ -320,7 +323,7 @@ func (r *run) compareOp(op string, a, b any) bool {
 // equal is Python's ==.
 func (r *run) equal(a, b any) bool {
 	defer r.descend()()
-	r.charge(1)
+	r.charge(stepCost)
 	if x, ok := asString(a); ok {
 		y, ok := asString(b)
 		return ok && x == y
@@ -412,7 +415,7 @@ func (r *run) ordered(op string, a, b any) bool {
 // order compares two values that have an order, as cmp does; op is for the message.
 func (r *run) order(op string, a, b any) int {
 	defer r.descend()()
-	r.charge(1)
+	r.charge(stepCost)
 	_, _, _, aNum := number(a)
 	_, _, _, bNum := number(b)
 	if aNum && bNum {

@@ -34,6 +34,9 @@ func (s *symbols) copy() *symbols {
 func (s *symbols) define(name string, l load) {
 	l.name = name
 	if _, ok := s.loads[name]; !ok {
+		if len(s.order) == namesMax {
+			fail(ErrLimit, "more than %d names in one scope", namesMax)
+		}
 		s.order = append(s.order, name)
 	}
 	s.loads[name] = l

@@ -111,7 +111,7 @@ func (r *run) splitMethod(self any, s, name string, a callArgs) any {
 }
 
 func (r *run) stringList(self any, parts []string) *list {
-	r.charge(len(parts))
+	r.charge(stepCost * len(parts))
 	l := &list{make([]any, len(parts))}
 	for i, p := range parts {
 		l.items[i] = like(self, p)

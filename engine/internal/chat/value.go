@@ -378,7 +378,7 @@ func (r *run) collect(v any) []any {
 	next := r.iterate(v)
 	var out []any
 	for item, ok := next(); ok; item, ok = next() {
-		r.charge(1)
+		r.charge(stepCost)
 		out = append(out, item)
 	}
 	return out

@@ -2,8 +2,8 @@
 """Makes and serves what the chat template tests compare with.
 
     make.py golden [-v] [DIR]   rewrite snippets.json from snippets.py, -v lists those that raise;
-                                with DIR, a folder of published templates, also rewrite fixtures.json:
-                                the hash of every prompt
+                                with DIR, a folder of published templates, also rewrite
+                                fixtures.json: the hash of every prompt
     make.py serve               render requests, one JSON object a line, from stdin to stdout
 
 The reference is jinja2 set up as transformers sets it up for chat templates. serve needs jinja2

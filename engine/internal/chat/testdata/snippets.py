@@ -2,6 +2,8 @@
 
 SAME: the Go renderer must give what the reference gives, text or error.
 UNSUPPORTED: the reference renders these; the Go renderer must refuse them.
+
+One line is one template, however long it is.
 """
 
 X = {
@@ -14,7 +16,6 @@ X = {
     "x": "outer",
 }
 
-# One template a line.
 _PLAIN = r"""
 {{ s }}|{{ n }}|{{ f }}|{{ t }}|{{ nil }}|{{ l }}|{{ d }}|{{ missing }}|{{ u }}
 {{ missing.attr }}
