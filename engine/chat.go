@@ -88,15 +88,11 @@ func templateInConfig(text []byte, special map[string]string) (string, error) {
 // answer at its end. A construct that this version does not render as the reference does is an
 // error that wraps ErrUnsupported or ErrFormat, never another prompt.
 func (e *Engine) RenderChat(messages []Message) (string, error) {
-	source, special, err := e.chatSource()
-	if err != nil {
-		return "", mapError(err)
-	}
-	if source == "" {
+	if !e.info.ChatTemplate {
 		return "", fmt.Errorf("%w: model %s ships no chat template; give the prompt as the model "+
 			"expects it", ErrUnsupported, e.info.Path)
 	}
-	template, err := chat.Parse("chat_template", source)
+	template, err := e.template()
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -109,7 +105,7 @@ func (e *Engine) RenderChat(messages []Message) (string, error) {
 		return "", fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	prompt, err := template.RenderChat(chat.Chat{Messages: value, AddGenerationPrompt: true,
-		Tokens: special, Now: clock})
+		Tokens: e.special, Now: clock})
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrFormat, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moering/moering/engine/internal/arch"
+	"github.com/moering/moering/engine/internal/chat"
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/kv"
 	"github.com/moering/moering/engine/internal/tokenizer"
@@ -29,6 +30,10 @@ type Engine struct {
 	plan    Plan
 	tok     *tokenizer.Tokenizer // nil: the model has none
 	ends    map[int32]bool
+	// template parses the chat template at its first use: a template that is not understood does
+	// not keep a model from being opened.
+	template func() (*chat.Template, error)
+	special  map[string]string // special tokens by name, for the template
 
 	device   kernels.Device
 	reader   reader.Reader
@@ -41,7 +46,6 @@ type Engine struct {
 
 	close    sync.Once
 	closeErr error
-	sessions sync.WaitGroup // open sessions' running calls
 }
 
 // Open opens a GGUF file or a Hugging Face directory. Weights that stay are read; experts are read
@@ -147,11 +151,15 @@ func (e *Engine) understand(path string, o Options) error {
 	if err := e.openTokenizer(); err != nil {
 		return err
 	}
-	source, _, err := e.chatSource()
+	source, special, err := e.chatSource()
 	if err != nil {
 		return err
 	}
 	e.info.ChatTemplate = source != ""
+	e.special = special
+	e.template = sync.OnceValues(func() (*chat.Template, error) {
+		return chat.Parse("chat_template", source)
+	})
 	e.options = effective(o, e.model)
 	return e.makePlan()
 }
@@ -196,30 +204,27 @@ const (
 // makePlan splits the budget. The chunk shrinks before the budget is called too small.
 func (e *Engine) makePlan() error {
 	m, o := e.model, &e.options
-	chunk, least := o.Chunk, o.Chunk
+	chunk, smallest := o.Chunk, o.Chunk
 	if chunk == 0 {
-		chunk, least = min(chunkDefault, o.Context), min(chunkLeast, o.Context)
-		for chunk/2 >= least && forward.WorkBytes(m, chunk) > o.HostMemory/8 {
+		chunk, smallest = min(chunkDefault, o.Context), min(chunkLeast, o.Context)
+		for chunk/2 >= smallest && forward.WorkBytes(m, chunk) > o.HostMemory/8 {
 			chunk /= 2
 		}
 	}
-	place := e.place(chunk)
-	for !place.Fits && chunk/2 >= least {
+	plan, place := e.place(chunk)
+	for !place.Fits && chunk/2 >= smallest {
 		chunk /= 2
-		place = e.place(chunk)
+		plan, place = e.place(chunk)
 	}
-	p := &e.plan
-	if p.Least = place.Least; !place.Fits {
-		if chunk != least {
-			p.Least = e.place(least).Least
-		}
+	_, least := e.place(smallest)
+	plan.Least = least.Least
+	e.plan = plan
+	if !place.Fits {
 		return fmt.Errorf("%w: %d bytes of memory; the least that works with a context of %d is %d "+
 			"(weights that stay %d, working memory %d, the program %d, KV cache, two sections)",
-			ErrBudget, p.Budget, o.Context, p.Least, p.Stay, p.Work, p.Reserve)
+			ErrBudget, plan.Budget, o.Context, plan.Least, plan.Stay, plan.Work, plan.Reserve)
 	}
-	if o.Chunk == 0 {
-		p.Least = e.leastOf(least, chunk)
-	}
+	p := &e.plan
 	section := weights.SectionBytes(m.Groups)
 	p.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
 	p.KV = int64(p.KVTokens) * kv.TokenBytes(len(m.Layers), m.KVHeads, m.HeadDim)
@@ -229,22 +234,14 @@ func (e *Engine) makePlan() error {
 	return nil
 }
 
-// leastOf returns the least budget with the smallest chunk, and leaves the plan with the chosen one.
-func (e *Engine) leastOf(least, chunk int) int64 {
-	n := e.place(least).Least
-	e.place(chunk)
-	return n
-}
-
-// place splits the budget for a chunk, and notes the fixed parts in the plan.
-func (e *Engine) place(chunk int) sched.Placement {
+// place splits the budget for passes of chunk rows. The plan has the parts that are fixed.
+func (e *Engine) place(chunk int) (Plan, sched.Placement) {
 	m, o := e.model, &e.options
 	// Pages are whole, so tokens are counted in pages.
 	tokens := int64((o.Context + kv.PageTokens - 1) / kv.PageTokens * kv.PageTokens)
-	e.plan = Plan{Device: o.Device, Budget: o.HostMemory, Stay: forward.ResidentBytes(m),
+	p := Plan{Device: o.Device, Budget: o.HostMemory, Stay: forward.ResidentBytes(m),
 		Work: forward.WorkBytes(m, chunk), Reserve: reserveBytes, Groups: len(m.Groups), Chunk: chunk}
-	p := &e.plan
-	return sched.Place(sched.Demand{Budget: p.Budget, Fixed: p.Stay + p.Work + p.Reserve,
+	return p, sched.Place(sched.Demand{Budget: p.Budget, Fixed: p.Stay + p.Work + p.Reserve,
 		KVToken:      kv.TokenBytes(len(m.Layers), m.KVHeads, m.HeadDim),
 		KVTokensMin:  tokens,
 		KVTokensWant: tokens * int64(o.Sequences), Section: weights.SectionBytes(m.Groups),
