@@ -28,6 +28,10 @@ type golden struct {
 	Prompt []int32 `json:"prompt"`
 	Greedy []int32 `json:"greedy"`
 	Logits string  `json:"logits"`
+	Router []struct {
+		Experts [][]int32   `json:"experts"`
+		Weights [][]float32 `json:"weights"`
+	} `json:"router"`
 }
 
 func readGolden(t *testing.T, dir string) (golden, []float32) {
@@ -124,6 +128,7 @@ func TestFamiliesEqualTransformers(t *testing.T) {
 				t.Run(filepath.Base(dir)+"/"+format+"/"+device, func(t *testing.T) {
 					e := open(t, filepath.Join(dir, format), Options{Device: device, Context: 256})
 					s := session(t, e)
+					routes := recordRoutes(e)
 					got := score(t, s, g.Prompt)
 					var diff, norm float64
 					for i := range want {
@@ -136,12 +141,60 @@ func TestFamiliesEqualTransformers(t *testing.T) {
 					if err := s.Truncate(0); err != nil {
 						t.Fatal(err)
 					}
+					clear(routes)
 					if got := generate(t, s, g.Prompt, len(g.Greedy)); !slices.Equal(got, g.Greedy) {
 						t.Errorf("greedy tokens\n%v\nwant\n%v", got, g.Greedy)
 					}
+					checkRoutes(t, g, routes)
 				})
 			}
 		}
+	}
+}
+
+// routed is a layer's choices, position after position.
+type routed struct {
+	ids     []int32
+	weights []float32
+}
+
+func recordRoutes(e *Engine) map[int]*routed {
+	routes := map[int]*routed{}
+	e.forward.OnRoute = func(layer int, ids []int32, weights []float32) {
+		if routes[layer] == nil {
+			routes[layer] = &routed{}
+		}
+		r := routes[layer]
+		r.ids, r.weights = append(r.ids, ids...), append(r.weights, weights...)
+	}
+	return routes
+}
+
+// checkRoutes compares the experts of every position exactly, and their weights within the bound of
+// the logits.
+func checkRoutes(t *testing.T, g golden, routes map[int]*routed) {
+	t.Helper()
+	layers := 0
+	for layer, want := range g.Router {
+		if len(want.Experts) == 0 {
+			continue
+		}
+		layers++
+		got := routes[layer]
+		if got == nil {
+			t.Fatalf("layer %d chose no experts", layer)
+		}
+		if ids := slices.Concat(want.Experts...); !slices.Equal(got.ids, ids) {
+			t.Errorf("layer %d chose\n%v\nwant\n%v", layer, got.ids, ids)
+		}
+		for i, w := range slices.Concat(want.Weights...) {
+			if d := math.Abs(float64(got.weights[i] - w)); !(d <= goldenError) {
+				t.Errorf("layer %d: weight %d is %g, want %g", layer, i, got.weights[i], w)
+			}
+		}
+	}
+	if layers != len(routes) {
+		t.Errorf("%d layers chose experts, want %d", len(routes), layers)
 	}
 }
 
@@ -213,6 +266,7 @@ func TestCancelLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := descriptors(t)
 	for i := range 10 {
 		e := open(t, tiny, Options{Context: 128, HostMemory: plan.Least})
 		s := session(t, e)
@@ -231,7 +285,20 @@ func TestCancelLeavesNothingBehind(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
+		if n := descriptors(t); n != before {
+			t.Fatalf("%d descriptors, %d before", n, before)
+		}
 	}
+}
+
+// descriptors counts the files that the process has open.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
 }
 
 // Too small a budget names the least that works, and that least works.

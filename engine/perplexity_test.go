@@ -11,23 +11,6 @@ import (
 	"github.com/moering/moering/engine/internal/sample"
 )
 
-const tinyModel = "../tests/testdata/tiny/tiny.gguf"
-
-// openTiny opens the model in the repository.
-func openTiny(t *testing.T, o Options) *Engine {
-	t.Helper()
-	e, err := Open(tinyModel, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return e
-}
-
 func heldout(t *testing.T, e *Engine, tokens int) []int32 {
 	t.Helper()
 	text, err := os.ReadFile("../tests/testdata/tiny/heldout.txt")
@@ -73,7 +56,7 @@ func TestPerplexityOfCertaintiesAndGuesses(t *testing.T) {
 // TestPerplexityScoresTheSecondHalves does the same token by token, with a session for each window.
 func TestPerplexityScoresTheSecondHalves(t *testing.T) {
 	const window, windows = 24, 3
-	e := openTiny(t, Options{Context: 64, Sequences: 2})
+	e := open(t, tiny, Options{Context: 64, Sequences: 2})
 	ids := heldout(t, e, window*windows+7)
 	calls := 0
 	r, err := Perplexity(t.Context(), e, ids, window, func(done, total int) {
@@ -127,7 +110,7 @@ func TestPerplexityIsThatOfLlamaCpp(t *testing.T) {
 	if err := json.Unmarshal(b, &want); err != nil {
 		t.Fatal(err)
 	}
-	e := openTiny(t, Options{Context: want.Window, Sequences: 1})
+	e := open(t, tiny, Options{Context: want.Window, Sequences: 1})
 	if ids := heldout(t, e, len(want.IDs)); !slices.Equal(ids, want.IDs) {
 		t.Error("the text has other ids than in llama.cpp")
 	}
@@ -147,7 +130,7 @@ func TestPerplexityIsThatOfLlamaCpp(t *testing.T) {
 }
 
 func TestPerplexityRefusesWindowsThatDoNotFit(t *testing.T) {
-	e := openTiny(t, Options{Context: 64, Sequences: 1})
+	e := open(t, tiny, Options{Context: 64, Sequences: 1})
 	ids := heldout(t, e, 50)
 	for _, window := range []int{-1, 1, 3, 65, 51, 0} {
 		if _, err := Perplexity(t.Context(), e, ids, window, nil); !errors.Is(err, ErrUsage) {
@@ -170,7 +153,7 @@ func TestMediansAreTakenFigureByFigure(t *testing.T) {
 
 func TestBenchMeasuresWhatItWasAskedFor(t *testing.T) {
 	progress := 0
-	r, err := Bench(t.Context(), tinyModel, Options{Threads: 1}, BenchOptions{PromptTokens: 7,
+	r, err := Bench(t.Context(), tiny, Options{Threads: 1}, BenchOptions{PromptTokens: 7,
 		GenTokens: 5, Sequences: 3, Repetitions: 2, Warmup: 1, Prompt: []int32{1, 2, 3},
 		Progress: func(done, total int) { progress = done*10 + total }})
 	if err != nil {
@@ -184,7 +167,7 @@ func TestBenchMeasuresWhatItWasAskedFor(t *testing.T) {
 	}
 	for _, b := range []BenchOptions{{PromptTokens: -1}, {Sequences: 1 << 20}, {Prompt: []int32{-1}},
 		{Prompt: []int32{2048}}} {
-		if _, err := Bench(t.Context(), tinyModel, Options{}, b); !errors.Is(err, ErrUsage) {
+		if _, err := Bench(t.Context(), tiny, Options{}, b); !errors.Is(err, ErrUsage) {
 			t.Errorf("%+v: %v", b, err)
 		}
 	}

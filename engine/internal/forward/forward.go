@@ -29,6 +29,9 @@ type Forward struct {
 	Exact    bool
 	Prefetch bool
 	Chunk    int
+	// OnRoute, if set, sees a layer's choice: ids and weights (rows, topK), best first, valid during
+	// the call.
+	OnRoute func(layer int, ids []int32, weights []float32)
 
 	stream   kernels.Stream
 	inv      []float32
@@ -232,6 +235,9 @@ func (f *Forward) sparse(ctx context.Context, l, rows int) error {
 	}
 	if err := s.Sync(); err != nil {
 		return err
+	}
+	if f.OnRoute != nil {
+		f.OnRoute(l, f.ids.Int32s()[:rows*m.TopK], f.probs.Float32s()[:rows*m.TopK])
 	}
 	f.routes.build(f.ids.Int32s()[:rows*m.TopK], m, l)
 	a := f.Manager.Acquire(f.routes.groups)
