@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -90,5 +91,41 @@ func TestFileShrinkingWhileOpen(t *testing.T) {
 	}
 	if err := s.Feed(context.Background(), []int32{1, 2, 3}); err != nil {
 		t.Errorf("after the file is whole again: %v", err)
+	}
+}
+
+// A missing tensor, and one of a type that its role cannot have, are errors that name it.
+func TestMissingTensorAndWrongTypeAreNamed(t *testing.T) {
+	const name = "blk.3.ffn_norm.weight"
+	for what, change := range map[string]func(b []byte, at int){
+		"missing":   func(b []byte, at int) { b[at] = 'x' },
+		"F16":       func(b []byte, at int) { b[at+len(name)+4+8] = 1 },     // one dimension, then the type
+		"dimension": func(b []byte, at int) { b[at+len(name)+4] ^= 1 << 5 }, // 256 becomes 288
+	} {
+		path := copyTiny(t, func(b []byte) []byte {
+			change(b, bytes.Index(b, []byte(name)))
+			return b
+		})
+		_, _, err := Inspect(path, Options{Context: 64})
+		if what == "F16" { // half the bytes, so the tensor is well formed: it opens, and is converted
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			continue
+		}
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "blk.3.ffn_norm.weight") ||
+			!strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	path := copyTiny(t, func(b []byte) []byte {
+		at := bytes.Index(b, []byte(name)) + len(name) + 4 + 8
+		b[at] = 26 // I32: of the same size, and no weight
+		return b
+	})
+	_, _, err := Inspect(path, Options{Context: 64})
+	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), name) ||
+		!strings.Contains(err.Error(), "I32") {
+		t.Errorf("I32: %v", err)
 	}
 }

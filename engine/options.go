@@ -45,6 +45,9 @@ type Options struct {
 	// HostMemory is the budget in bytes for everything the engine holds in RAM: weights that stay,
 	// KV cache, ring, expert cache and working memory. 0: three quarters of what is available.
 	HostMemory int64
+	// DeviceMemory is the budget in bytes on a device that has memory of its own. The devices of this
+	// version compute in host memory, and refuse a value other than 0.
+	DeviceMemory int64
 	// Sections is the number of ring sections: groups in flight or in use beside the expert cache.
 	// 0: chosen.
 	Sections int
@@ -88,6 +91,10 @@ func (o Options) validate() error {
 		return fmt.Errorf("%w: device cuda: this build has no CUDA device; use cpu", ErrUnsupported)
 	default:
 		return fmt.Errorf("%w: unknown device %q; use cpu or ref", ErrUsage, o.Device)
+	}
+	if o.DeviceMemory != 0 {
+		return fmt.Errorf("%w: DeviceMemory is %d, but this build's devices compute in host memory; "+
+			"use HostMemory", ErrUnsupported, o.DeviceMemory)
 	}
 	switch o.Reader {
 	case "", "uring", "pread":

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -138,19 +139,18 @@ func (r *runner) gather(waiting []*request) []*request {
 }
 
 // pass computes up to a chunk of rows: first a token of each sequence that generates, then prompts.
+// When a request of the pass is cancelled, the pass ends at the next layer, and the others' rows are
+// computed again in the next one: their sequences have not advanced.
 func (r *runner) pass(waiting []*request) {
 	start := clock()
-	ctx := r.ctx
 	taken := r.fill(waiting)
-	if len(r.batch.Tokens) == 0 {
+	if len(taken) == 0 {
 		return
 	}
-	if len(taken) == 1 {
-		// Alone in the pass, a request can end it at the next layer.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(taken[0].q.ctx)
-		defer cancel()
-		defer context.AfterFunc(r.ctx, cancel)()
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	for _, t := range taken {
+		defer context.AfterFunc(t.q.ctx, cancel)()
 	}
 	err := r.forward.Run(ctx, r.batch, func(i int, logits []float32) {
 		q := r.owner[i]
@@ -164,12 +164,7 @@ func (r *runner) pass(waiting []*request) {
 	r.figure.Busy += clock().Sub(start)
 	for _, t := range taken {
 		if err != nil {
-			if t.q.err == nil {
-				t.q.err = err
-			}
-			if r.ctx.Err() != nil {
-				t.q.err = ErrClosed
-			}
+			r.fail(t.q, err)
 			continue
 		}
 		t.q.seq.Len += t.n
@@ -179,6 +174,20 @@ func (r *runner) pass(waiting []*request) {
 		} else {
 			r.figure.PrefillTokens += int64(t.n)
 		}
+	}
+}
+
+// fail gives a request of a failed pass its error; none, so that it is tried again, when the pass was
+// only ended for another's sake.
+func (r *runner) fail(q *request, err error) {
+	switch {
+	case q.err != nil:
+	case r.ctx.Err() != nil:
+		q.err = ErrClosed
+	case q.ctx.Err() != nil:
+		q.err = q.ctx.Err()
+	case !errors.Is(err, context.Canceled):
+		q.err = err
 	}
 }
 

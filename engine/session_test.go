@@ -102,3 +102,34 @@ func TestChatTemplateOfTheModel(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// A cancelled session ends alone: those that shared its passes give the tokens that they give alone.
+func TestCancelDoesNotDisturbNeighbours(t *testing.T) {
+	e := open(t, tiny, Options{Context: 128, Sequences: 3})
+	alone := generate(t, session(t, e), []int32{9, 8, 7}, 60)
+	for i := range 8 {
+		s, other := session(t, e), session(t, e)
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error)
+		go func() {
+			var last error
+			n := 0
+			for _, err := range other.GenerateTokens(ctx, []int32{1, 2}, Sampling{IgnoreEOS: true}) {
+				if last = err; n == 3*i {
+					go cancel()
+				}
+				n++
+			}
+			ended <- last
+		}()
+		if got := generate(t, s, []int32{9, 8, 7}, 60); !slices.Equal(got, alone) {
+			t.Errorf("%v beside a cancelled session, %v alone", got, alone)
+		}
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		cancel()
+		s.Close()
+		other.Close()
+	}
+}
