@@ -155,8 +155,6 @@ func (f *byteFallbackStage) drain(final bool, next func(bool, string)) {
 // fuseStage makes one token of all.
 type fuseStage struct{ begun bool }
 
-func newFuseStage() decodeStage { return &fuseStage{} }
-
 func (f *fuseStage) token(_ bool, text string, next func(bool, string)) {
 	next(!f.begun, text)
 	f.begun = true
