@@ -22,6 +22,7 @@ type request struct {
 	done   int // tokens computed
 	all    bool
 	each   func(i int, logits []float32) error // i counts tokens of the request
+	hidden func(i int, state []float32)        // as each, for every token's final hidden state; or nil
 	err    error
 	ready  chan struct{}
 	decode bool
@@ -40,8 +41,19 @@ type runner struct {
 	active int // calls that are generating
 
 	batch forward.Batch
-	owner []*request // of each wanted row
-	token []int      // index of the row's token in its request
+	logits, hidden wanted
+}
+
+// wanted says to whom the wanted rows of a pass belong.
+type wanted struct {
+	owner []*request
+	token []int // index of the row's token in its request
+}
+
+func (w *wanted) reset() { w.owner, w.token = w.owner[:0], w.token[:0] }
+
+func (w *wanted) add(q *request, token int) {
+	w.owner, w.token = append(w.owner, q), append(w.token, token)
 }
 
 func newRunner(f *forward.Forward) *runner {
@@ -153,10 +165,12 @@ func (r *runner) pass(waiting []*request) {
 		defer context.AfterFunc(t.q.ctx, cancel)()
 	}
 	err := r.forward.Run(ctx, r.batch, func(i int, logits []float32) {
-		q := r.owner[i]
+		q := r.logits.owner[i]
 		if q.err == nil {
-			q.err = q.each(r.token[i], logits)
+			q.err = q.each(r.logits.token[i], logits)
 		}
+	}, func(i int, state []float32) {
+		r.hidden.owner[i].hidden(r.hidden.token[i], state)
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,8 +213,10 @@ type share struct {
 // fill builds the batch.
 func (r *runner) fill(waiting []*request) (taken []share) {
 	b := &r.batch
-	b.Tokens, b.Seqs, b.Pos, b.Logits = b.Tokens[:0], b.Seqs[:0], b.Pos[:0], b.Logits[:0]
-	r.owner, r.token = r.owner[:0], r.token[:0]
+	b.Tokens, b.Seqs, b.Pos = b.Tokens[:0], b.Seqs[:0], b.Pos[:0]
+	b.Logits, b.Hidden = b.Logits[:0], b.Hidden[:0]
+	r.logits.reset()
+	r.hidden.reset()
 	for _, decode := range []bool{true, false} {
 		for _, q := range waiting {
 			n := min(len(q.tokens)-q.done, r.forward.Chunk-len(b.Tokens))
@@ -216,7 +232,11 @@ func (r *runner) fill(waiting []*request) (taken []share) {
 			for i := range n {
 				if q.each != nil && (q.all || q.done+i == len(q.tokens)-1) {
 					b.Logits = append(b.Logits, int32(len(b.Tokens)))
-					r.owner, r.token = append(r.owner, q), append(r.token, q.done+i)
+					r.logits.add(q, q.done+i)
+				}
+				if q.hidden != nil {
+					b.Hidden = append(b.Hidden, int32(len(b.Tokens)))
+					r.hidden.add(q, q.done+i)
 				}
 				b.Tokens = append(b.Tokens, q.tokens[q.done+i])
 				b.Seqs = append(b.Seqs, q.seq.Row)

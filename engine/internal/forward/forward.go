@@ -18,6 +18,7 @@ const logitRows = 16
 type Batch struct {
 	Tokens, Seqs, Pos []int32
 	Logits            []int32 // rows whose logits are wanted, ascending
+	Hidden            []int32 // rows whose hidden state after the final norm is wanted, ascending
 }
 
 // Forward holds the activations for up to Chunk rows. It is used by one goroutine at a time.
@@ -125,10 +126,11 @@ func (f *Forward) Close() error {
 	return err
 }
 
-// Run computes a pass. each receives the logits of the i-th wanted row; the slice is valid during
-// the call. The context is looked at before each layer and while waiting for weights; after an error
+// Run computes a pass. logits receives the logits (vocabulary) of the i-th row of b.Logits, hidden the
+// state (dim) of the i-th row of b.Hidden; the slices are valid during the calls. The context is looked at before each layer and while waiting for weights; after an error
 // the cache holds nothing new that counts, since the caller did not advance its sequences.
-func (f *Forward) Run(ctx context.Context, b Batch, each func(i int, logits []float32)) error {
+func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, row []float32),
+) error {
 	f.begin(b)
 	rows := len(b.Tokens)
 	for l := range f.Model.Layers {
@@ -146,7 +148,10 @@ func (f *Forward) Run(ctx context.Context, b Batch, each func(i int, logits []fl
 			return err
 		}
 	}
-	return f.head(b, each)
+	if err := f.hidden(b.Hidden, hidden); err != nil {
+		return err
+	}
+	return f.head(b, logits)
 }
 
 func join(first, second error) error {
@@ -312,15 +317,37 @@ func (f *Forward) experts(ctx context.Context, a *weights.Acquisition, width int
 	return f.stream.Sync()
 }
 
+// final gathers rows of the residual stream and norms them.
+func (f *Forward) final(index []int32) {
+	m, rows := f.Model, len(index)
+	copy(f.index.Int32s(), index)
+	f.stream.Run(kernels.GatherRows{X: f.x, Index: f.index, Out: f.rows, Rows: rows, Dim: m.Dim})
+	f.stream.Run(kernels.RMSNorm{X: f.rows, Out: f.rows, Gain: f.Resident.OutputNorm, Rows: rows,
+		Dim: m.Dim, Eps: m.Eps})
+}
+
+// hidden hands out the wanted hidden states, a few rows at a time.
+func (f *Forward) hidden(wanted []int32, each func(i int, state []float32)) error {
+	dim := f.Model.Dim
+	for at := 0; at < len(wanted); at += logitRows {
+		rows := min(logitRows, len(wanted)-at)
+		f.final(wanted[at : at+rows])
+		if err := f.stream.Sync(); err != nil {
+			return err
+		}
+		for i := range rows {
+			each(at+i, f.rows.Float32s()[i*dim:(i+1)*dim])
+		}
+	}
+	return nil
+}
+
 // head computes the wanted logits, a few rows at a time.
 func (f *Forward) head(b Batch, each func(i int, logits []float32)) error {
 	m := f.Model
 	for at := 0; at < len(b.Logits); at += logitRows {
 		rows := min(logitRows, len(b.Logits)-at)
-		copy(f.index.Int32s(), b.Logits[at:at+rows])
-		f.stream.Run(kernels.GatherRows{X: f.x, Index: f.index, Out: f.rows, Rows: rows, Dim: m.Dim})
-		f.stream.Run(kernels.RMSNorm{X: f.rows, Out: f.rows, Gain: f.Resident.OutputNorm, Rows: rows,
-			Dim: m.Dim, Eps: m.Eps})
+		f.final(b.Logits[at : at+rows])
 		f.stream.Run(kernels.MatMul{X: f.rows, Rows: rows, Exact: f.Exact,
 			Terms: []kernels.Term{{W: f.Resident.Output, Out: f.logits}}})
 		if err := f.stream.Sync(); err != nil {
