@@ -40,7 +40,7 @@ type runner struct {
 	figure Stats
 	active int // calls that are generating
 
-	batch forward.Batch
+	batch          forward.Batch
 	logits, hidden wanted
 }
 
