@@ -3,8 +3,6 @@
 package engine
 
 import (
-	"os"
-
 	"github.com/moering/moering/kernels"
 	"github.com/moering/moering/kernels/cpu"
 )
@@ -13,7 +11,7 @@ const haveCPU = true
 
 // openCPU opens the C device; MOERING_CPU_ISA overrides the instruction set, for tests.
 func openCPU(o Options) (kernels.Device, error) {
-	d, err := cpu.Open(cpu.Options{Threads: o.Threads, ISA: os.Getenv("MOERING_CPU_ISA")})
+	d, err := cpu.Open(cpu.Options{Threads: o.Threads, ISA: o.getenv("MOERING_CPU_ISA")})
 	if err != nil {
 		return nil, err
 	}

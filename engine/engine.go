@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,8 +52,17 @@ type Engine struct {
 // Open opens a GGUF file or a Hugging Face directory. Weights that stay are read; experts are read
 // when they are first used.
 func Open(path string, o Options) (*Engine, error) {
+	return OpenContext(context.Background(), path, o)
+}
+
+// OpenContext is Open that gives up, with the context's error, between two reads once ctx ends.
+func OpenContext(ctx context.Context, path string, o Options) (*Engine, error) {
 	e := &Engine{}
-	err := e.open(path, o)
+	err := withFile(path, o, func(file string, o Options) error {
+		err := e.open(ctx, file, o)
+		e.info.Path = path
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(mapError(err), e.Close())
 	}
@@ -63,14 +73,15 @@ func Open(path string, o Options) (*Engine, error) {
 // small is no error here: Plan.Least says what would work.
 func Inspect(path string, o Options) (Info, Plan, error) {
 	e := &Engine{}
-	err := e.understand(path, o)
+	err := withFile(path, o, func(file string, o Options) error { return e.understand(file, o) })
+	e.info.Path = path
 	if errors.Is(err, ErrBudget) {
 		err = nil
 	}
 	return e.info, e.plan, mapError(err)
 }
 
-func (e *Engine) open(path string, o Options) error {
+func (e *Engine) open(ctx context.Context, path string, o Options) error {
 	if err := e.understand(path, o); err != nil {
 		return err
 	}
@@ -109,7 +120,7 @@ func (e *Engine) open(path string, o Options) error {
 		moored = 0 // the hand alone decides
 	}
 	e.manager = weights.New(e.device, e.reader, e.model.Groups, span, slots, moored, policy)
-	e.resident, err = forward.Load(e.device, e.model, e.reader, e.options.Progress)
+	e.resident, err = forward.Load(e.device, e.model, interruptible{e.reader, ctx}, e.options.Progress)
 	if err != nil {
 		return err
 	}
@@ -122,6 +133,9 @@ func (e *Engine) open(path string, o Options) error {
 	e.forward = &forward.Forward{Model: m, Resident: e.resident, Manager: e.manager, KV: e.pool.KV,
 		Exact: e.options.Exact, Prefetch: e.options.Prefetch == On, Chunk: p.Chunk}
 	if err := e.forward.Open(e.device); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	e.runner = newRunner(e.forward)

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 )
 
@@ -71,6 +72,9 @@ type Options struct {
 	Policy string
 	// Logger receives what the engine decides. nil: nothing is logged.
 	Logger *slog.Logger
+	// Getenv looks up environment variables, of which only tests use any (MOERING_CPU_ISA). nil:
+	// os.Getenv, which in a library does not see what its program sets later.
+	Getenv func(name string) string
 	// Progress, if set, is called while weights that stay are read: bytes done and in all.
 	Progress func(done, total int64)
 }
@@ -124,6 +128,13 @@ func (o Options) logger() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return o.Logger
+}
+
+func (o Options) getenv(name string) string {
+	if o.Getenv == nil {
+		return os.Getenv(name)
+	}
+	return o.Getenv(name)
 }
 
 func (o Options) threads() int {

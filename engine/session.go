@@ -2,8 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/moering/moering/engine/internal/kv"
@@ -51,6 +55,29 @@ func (s *Session) Logits() []float32 {
 	return s.logits
 }
 
+// Tokens returns a copy of the tokens in the context.
+func (s *Session) Tokens() []int32 { return slices.Clone(s.tokens) }
+
+// LogProb is the natural log of the probability that the model gives token id after the last one, at
+// temperature 1; NaN where Logits is nil or has no such token.
+func (s *Session) LogProb(id int32) float32 {
+	if id < 0 || int(id) >= len(s.logits) {
+		return float32(math.NaN())
+	}
+	return float32(sample.LogProb(s.logits, id))
+}
+
+// Top returns the n tokens that are most likely after the last one, best first; none where Logits is
+// nil.
+func (s *Session) Top(n int) []TokenProb {
+	top := sample.Top(nil, s.logits, n)
+	out := make([]TokenProb, len(top))
+	for i, p := range top {
+		out[i] = TokenProb{ID: p.ID, LogProb: p.LogProb}
+	}
+	return out
+}
+
 // Truncate forgets all tokens from position n on.
 func (s *Session) Truncate(n int) error {
 	if s.closed {
@@ -76,11 +103,8 @@ func (s *Session) Score(ctx context.Context, ids []int32, each func(i int, logit
 	return s.feed(ctx, ids, false, each)
 }
 
-func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
-	each func(int, []float32) error) error {
-	if s.closed {
-		return ErrClosed
-	}
+// check refuses tokens that the context has no room for or the vocabulary does not have.
+func (s *Session) check(ids []int32) error {
 	if limit := s.engine.options.Context; len(s.tokens)+len(ids) > limit {
 		return fmt.Errorf("%w: %d tokens and %d more, over the limit of %d", ErrContext,
 			len(s.tokens), len(ids), limit)
@@ -91,8 +115,16 @@ func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
 				s.engine.model.Vocab)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
+	return nil
+}
+
+func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
+	each func(int, []float32) error) error {
+	if s.closed {
+		return ErrClosed
+	}
+	if err := s.check(ids); err != nil || len(ids) == 0 {
+		return err
 	}
 	q := &request{ctx: ctx, seq: s.seq, tokens: ids, decode: decode, all: each != nil}
 	q.each = func(i int, logits []float32) error {
@@ -124,60 +156,17 @@ func (s *Session) Generate(ctx context.Context, prompt string, o Sampling) iter.
 func (s *Session) GenerateTokens(ctx context.Context, ids []int32, o Sampling,
 ) iter.Seq2[Token, error] {
 	return func(yield func(Token, error) bool) {
-		s.engine.runner.enter(1)
-		defer s.engine.runner.enter(-1)
-		if err := s.generate(ctx, ids, o, yield); err != nil {
-			yield(Token{}, mapError(err))
-		}
-	}
-}
-
-func (s *Session) generate(ctx context.Context, ids []int32, o Sampling,
-	yield func(Token, error) bool) error {
-	sampler, err := o.sampler()
-	if err != nil {
-		return err
-	}
-	if err := s.feed(ctx, ids, false, nil); err != nil {
-		return err
-	}
-	if len(s.logits) == 0 {
-		return fmt.Errorf("%w: there is nothing to continue: the prompt is empty", ErrUsage)
-	}
-	out := newDetokenizer(s.engine, o.Stop)
-	for n := 1; ; n++ {
-		id, err := sampler.Sample(s.logits, s.tokens)
+		g, err := s.Start(ids, o)
 		if err != nil {
-			return err
+			yield(Token{}, err)
+			return
 		}
-		token := Token{ID: id}
-		if o.LogProbs > 0 {
-			token.LogProb = float32(sample.LogProb(s.logits, id))
-			for _, p := range sample.Top(nil, s.logits, o.LogProbs) {
-				token.Alternatives = append(token.Alternatives,
-					TokenProb{ID: p.ID, LogProb: float32(p.LogProb)})
+		defer g.Close()
+		for {
+			token, err := g.Next(ctx)
+			if errors.Is(err, io.EOF) || !yield(token, err) || err != nil {
+				return
 			}
-		}
-		stopped := false
-		switch {
-		case s.engine.ends[id] && !o.IgnoreEOS:
-			token.Finish = "stop"
-		case n == o.MaxTokens || len(s.tokens)+1 >= s.engine.options.Context:
-			token.Finish = "length"
-		}
-		if token.Finish != "stop" {
-			token.Text, stopped = out.push(id)
-		}
-		if stopped {
-			token.Finish = "stop"
-		} else if token.Finish != "" {
-			token.Text += out.flush()
-		}
-		if !yield(token, nil) || token.Finish != "" {
-			return nil
-		}
-		if err := s.feed(ctx, []int32{id}, true, nil); err != nil {
-			return err
 		}
 	}
 }
