@@ -2,10 +2,8 @@ package store
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"io"
-	"math/bits"
 	"os"
 	"path/filepath"
 
@@ -43,30 +41,16 @@ type WriterOptions struct {
 //
 // After a failed write only Abort is of use. A Writer is not safe for concurrent use.
 type Writer struct {
-	path     string
+	outline
 	options  WriterOptions
 	file     *os.File // temporary, beside path; nil after Commit or Abort
 	out      *bufio.Writer
-	metadata *Metadata
-	declared []declaredTensor
-	names    map[string]bool
 	started  bool  // the header has been written
 	current  int   // index of the tensor that data is written to
 	inTensor int64 // bytes of it written
 	written  int64 // bytes of tensor data written, without padding
-	total    int64 // bytes of tensor data declared
-	end      int64 // offset in the data of the next tensor to declare
 	chunk    []byte
 	failed   error // sticks
-}
-
-// declaredTensor is a tensor with its place in the data.
-type declaredTensor struct {
-	name   string
-	kind   quant.Type
-	shape  []int64
-	offset int64
-	size   int64
 }
 
 // NewGGUFWriter begins a GGUF file that will appear at path. It makes a temporary file in the same
@@ -75,69 +59,35 @@ func NewGGUFWriter(path string, options WriterOptions) (*Writer, error) {
 	if options.Alignment == 0 {
 		options.Alignment = ggufAlignmentDefault
 	}
-	if a := options.Alignment; a > alignmentMax || bits.OnesCount32(a) != 1 {
-		return nil, usageError(path, "", "alignment %d is not a power of two up to %d", a, alignmentMax)
+	o, err := newOutline(path, options.Alignment)
+	if err != nil {
+		return nil, err
 	}
 	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp-*")
 	if err != nil {
 		return nil, ioError(path, "making a temporary file", err)
 	}
-	w := &Writer{path: path, options: options, file: file, metadata: newMetadata(path),
-		names: map[string]bool{}, out: bufio.NewWriterSize(file, writerBufferBytes)}
-	if options.Alignment != ggufAlignmentDefault {
-		w.metadata.add(ggufAlignmentKey, Scalar(options.Alignment))
-	}
-	return w, nil
+	return &Writer{outline: o, options: options, file: file,
+		out: bufio.NewWriterSize(file, writerBufferBytes)}, nil
 }
 
 // SetMetadata adds a key; keys are written in the order in which they are added. A key that is
 // there already, general.alignment (which the options set) and a call after the first tensor data
 // are refused.
 func (w *Writer) SetMetadata(key string, v Value) error {
-	switch {
-	case w.started || w.file == nil:
+	if w.started || w.file == nil {
 		return usageError(w.path, "", "metadata %s comes after tensor data", quoted(key))
-	case key == "" || len(key) > ggufKeyBytesMax:
-		return usageError(w.path, "", "a metadata key of %d bytes", len(key))
-	case key == ggufAlignmentKey:
-		return usageError(w.path, "", "%s is set by the options", ggufAlignmentKey)
-	case v.v == nil || v.depth() > ggufDepthMax:
-		return usageError(w.path, "", "metadata %s is %s, which cannot be written",
-			quoted(key), v.describe())
-	case !w.metadata.add(key, v):
-		return usageError(w.path, "", "metadata %s is there already", quoted(key))
 	}
-	return nil
+	return w.setMetadata(key, v)
 }
 
 // Declare adds a tensor, of at most 4 dims with the outermost first. Each row (the last dim) must
 // be a whole number of blocks. Names of more than 63 bytes are refused, as other readers do.
 func (w *Writer) Declare(name string, kind quant.Type, shape []int64) error {
-	switch {
-	case w.started || w.file == nil:
+	if w.started || w.file == nil {
 		return usageError(w.path, name, "declared after tensor data")
-	case name == "" || len(name) > ggufWriteNameBytesMax:
-		return usageError(w.path, name, "a name of %d bytes; at most %d are allowed", len(name),
-			ggufWriteNameBytesMax)
-	case w.names[name]:
-		return usageError(w.path, name, "declared twice")
-	case len(shape) > ggufDimsMax || !kind.Known() || len(w.declared) == tensorsMax:
-		return usageError(w.path, name, "type %v of %d dims cannot be written", kind, len(shape))
 	}
-	l, _ := ggufLayout(uint32(kind))
-	size, err := l.bytesOf(shape, true)
-	if err != nil || size == 0 {
-		return usageError(w.path, name, "shape %v of %v cannot be written (%v)", shape, kind, err)
-	}
-	if size > fileBytesMax-w.end {
-		return usageError(w.path, name, "the file would be larger than %d bytes", int64(fileBytesMax))
-	}
-	w.names[name] = true
-	w.declared = append(w.declared, declaredTensor{name: name, kind: kind,
-		shape: append([]int64(nil), shape...), offset: w.end, size: size})
-	w.total += size
-	w.end = alignUp(w.end+size, int64(w.options.Alignment))
-	return nil
+	return w.declare(name, kind, shape)
 }
 
 // Total is the bytes of tensor data declared so far.
@@ -292,10 +242,9 @@ func (w *Writer) start() error {
 		return w.failed
 	}
 	w.started = true
-	header := w.header()
-	if len(header) > ggufHeaderBytesMax {
-		return w.fail(usageError(w.path, "", "a header of %d bytes, over the limit of %d", len(header),
-			ggufHeaderBytesMax))
+	header, err := w.header()
+	if err != nil {
+		return w.fail(err)
 	}
 	if _, err := w.out.Write(header); err != nil {
 		return w.fail(ioError(w.path, "writing", err))
@@ -311,29 +260,4 @@ func (w *Writer) pad(end int64) {
 			w.failed = ioError(w.path, "writing", err)
 		}
 	}
-}
-
-// header renders everything before the data.
-func (w *Writer) header() []byte {
-	le := binary.LittleEndian
-	b := append([]byte(nil), ggufMagic...)
-	b = le.AppendUint32(b, ggufVersionMax)
-	b = le.AppendUint64(b, uint64(len(w.declared)))
-	b = le.AppendUint64(b, uint64(w.metadata.Len()))
-	for _, key := range w.metadata.keys {
-		v := w.metadata.values[key]
-		b = appendString(b, key)
-		b = le.AppendUint32(b, uint32(v.Kind()))
-		b = appendValue(b, v.v)
-	}
-	for _, t := range w.declared {
-		b = appendString(b, t.name)
-		b = le.AppendUint32(b, uint32(len(t.shape)))
-		for i := len(t.shape) - 1; i >= 0; i-- {
-			b = le.AppendUint64(b, uint64(t.shape[i]))
-		}
-		b = le.AppendUint32(b, uint32(t.kind))
-		b = le.AppendUint64(b, uint64(t.offset))
-	}
-	return b
 }
