@@ -52,8 +52,8 @@ func (j Job) expect() int {
 	return j.MaxNew
 }
 
-// Active is a sequence in flight. The pass that feeds the last row of the prompt generates the first
-// token. A preempted sequence waits again as Job{Prompt: Prompt+New, MaxNew: MaxNew-New, …}.
+// Active is a sequence in flight. The pass that feeds the last row of the prompt generates the
+// first token. A preempted sequence waits again as Job{Prompt: Prompt+New, MaxNew: MaxNew-New, …}.
 type Active struct {
 	Job
 	Fed int // rows of the prompt that were computed
@@ -71,7 +71,7 @@ type WaveState struct {
 
 // Wave is one pass. Its slices are reused by Next.
 type Wave struct {
-	Rows            []int // rows of each active sequence: 1 of one that decodes, some of a prompt, or 0
+	Rows            []int // of each active sequence: 1 of one that decodes, some of a prompt, or 0
 	Preempt         []int // active sequences that give their KV back and wait again; their Rows are 0
 	Admit           []int // rows of the first len(Admit) waiting jobs, which become active
 	Decode, Prefill int   // rows in all
@@ -134,8 +134,8 @@ func (m WaveModel) room(s WaveState, decode int) int {
 	return min(most, max(m.BalancedRows()-decode, m.steadyRows(s), 1))
 }
 
-// steadyRows is how many prompt rows a pass must feed so that new sequences come in as fast as those
-// in flight end: with A in flight that generate N tokens each, A/N end with every pass.
+// steadyRows is how many prompt rows a pass must feed so that new sequences come in as fast as
+// those in flight end: with A in flight that generate N tokens each, A/N end with every pass.
 func (m WaveModel) steadyRows(s WaveState) int {
 	prompt, generate, n := 0, 0, 0
 	for _, j := range s.Waiting[:min(len(s.Waiting), sampleJobs)] {
@@ -209,7 +209,8 @@ func (m WaveModel) Fits(j Job) bool {
 }
 
 // preempt picks victims until the tokens of this pass fit, the fewest tokens held first, the latest
-// admitted among equals, never the last one; it returns the tokens that they would have attended to.
+// admitted among equals, never the last one; it returns the tokens that they would have attended
+// to.
 func (m WaveModel) preempt(s WaveState, w *Wave) (attended int) {
 	var used int64
 	for _, a := range s.Active {
