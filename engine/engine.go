@@ -17,6 +17,7 @@ import (
 	"github.com/moering/moering/engine/internal/tokenizer"
 	"github.com/moering/moering/engine/internal/weights"
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/kernels/ref"
 	"github.com/moering/moering/offload/reader"
 	"github.com/moering/moering/offload/store"
@@ -125,7 +126,7 @@ func (e *Engine) open(ctx context.Context, path string, o Options) error {
 		return err
 	}
 	m := e.model
-	e.pool, err = kv.New(e.device, len(m.Layers), m.KVHeads, m.HeadDim, p.KVTokens,
+	e.pool, err = kv.New(e.device, quant.F32, len(m.Layers), m.KVHeads, m.HeadDim, p.KVTokens,
 		e.options.Sequences, e.options.Context)
 	if err != nil {
 		return err
@@ -241,7 +242,7 @@ func (e *Engine) makePlan() error {
 	p := &e.plan
 	section := weights.SectionBytes(m.Groups)
 	p.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
-	p.KV = int64(p.KVTokens) * kv.TokenBytes(len(m.Layers), m.KVHeads, m.HeadDim)
+	p.KV = int64(p.KVTokens) * kv.TokenBytes(quant.F32, len(m.Layers), m.KVHeads, m.HeadDim)
 	p.Sections, p.CacheSlots = int(place.Ring), int(place.Cache)
 	p.Ring, p.Cache = place.Ring*section, place.Cache*section
 	p.Resident = p.Sections+p.CacheSlots >= p.Groups
@@ -256,7 +257,7 @@ func (e *Engine) place(chunk int) (Plan, sched.Placement) {
 	p := Plan{Device: o.Device, Budget: o.HostMemory, Stay: forward.ResidentBytes(m),
 		Work: forward.WorkBytes(m, chunk), Reserve: reserveBytes, Groups: len(m.Groups), Chunk: chunk}
 	return p, sched.Place(sched.Demand{Budget: p.Budget, Fixed: p.Stay + p.Work + p.Reserve,
-		KVToken:      kv.TokenBytes(len(m.Layers), m.KVHeads, m.HeadDim),
+		KVToken:      kv.TokenBytes(quant.F32, len(m.Layers), m.KVHeads, m.HeadDim),
 		KVTokensMin:  tokens,
 		KVTokensWant: tokens * int64(o.Sequences), Section: weights.SectionBytes(m.Groups),
 		Groups: int64(p.Groups), Sections: int64(o.Sections)})

@@ -1,6 +1,12 @@
 package kernels
 
-import "github.com/moering/moering/kernels/quant"
+import (
+	"slices"
+
+	"math"
+
+	"github.com/moering/moering/kernels/quant"
+)
 
 // Layout says how the elements of a weight matrix lie in memory.
 type Layout uint8
@@ -31,6 +37,8 @@ func (w Weight) IsZero() bool { return w.Data.IsZero() }
 // Unless an op says otherwise, activations are float32, row-major, densely packed: a span
 // "(rows, dim)" holds rows*dim values. Row indices, token ids, positions and expert ids are int32.
 // An op's result for a row is bit-identical whatever other rows are computed with it.
+// Ops are passed by pointer. A stream has read the struct, its Terms and its Experts when Run returns,
+// and the caller may fill them anew; only Rows and Slots of Experts belong to the op until it has run.
 type Op interface{ op() }
 
 // Embed looks up token rows: Out[t] = Table[IDs[t]].
@@ -87,19 +95,49 @@ type RoPE struct {
 
 // KV describes a paged key-value cache. A page holds PageTokens consecutive positions of one
 // sequence, for every layer. Inside a page, layer l has its keys as (kvHeads, PageTokens, headDim)
-// float32, followed by its values in the same shape.
+// elements of Type, followed by its values in the same shape; it begins l*LayerBytes() in.
 type KV struct {
 	Pool       Span // all pages, one after the other
 	Tables     Span // (sequences, pagesMax) int32: the page of each PageTokens positions
 	PagesMax   int  // row length of Tables
 	PageTokens int
-	PageBytes  int64 // layers * 2 * kvHeads * PageTokens * headDim * 4
+	PageBytes  int64 // layers * LayerBytes()
 	Layer      int
 	KVHeads    int
 	HeadDim    int
+	// Type is F32 (the zero value) or F16, which every device stores, or Q8_0, which a device may
+	// decline; HeadDim is then a multiple of 32. All arithmetic is in float32 on what is stored.
+	Type quant.Type
 }
 
-// KVAppend stores the keys and values of rows at their positions.
+// CacheBytes returns the bytes of n elements of a row of a key-value cache in a type that KV may
+// have; false for other types, a part of a block, or an overflow.
+func CacheBytes(t quant.Type, n int64) (int64, bool) {
+	if t != quant.F32 && t != quant.F16 && t != quant.Q8_0 {
+		return 0, false
+	}
+	return t.RowBytes(n)
+}
+
+// LayerBytes returns the bytes of one layer in a page, half of them keys; 0 where Type and HeadDim
+// do not go together or the number overflows.
+func (k *KV) LayerBytes() int64 {
+	n, ok := CacheBytes(k.Type, int64(k.HeadDim))
+	if !ok {
+		return 0
+	}
+	for _, m := range [...]int{2, k.KVHeads, k.PageTokens} {
+		if m < 1 || n > math.MaxInt64/int64(m) {
+			return 0
+		}
+		n *= int64(m)
+	}
+	return n
+}
+
+// KVAppend stores the keys and values of rows at their positions. In F16 each value is rounded to
+// nearest even. In Q8_0 blocks are those of quant.Encode; one with a value that is not finite, or too
+// large, has a scale of NaN (0x7E00) and codes of zero.
 type KVAppend struct {
 	KV   KV
 	K, V Span // (rows, kvHeads, headDim)
@@ -192,13 +230,49 @@ type GatherRows struct {
 	Dim   int
 }
 
-func (Embed) op()      {}
-func (RMSNorm) op()    {}
-func (MatMul) op()     {}
-func (RoPE) op()       {}
-func (KVAppend) op()   {}
-func (Attention) op()  {}
-func (Route) op()      {}
-func (ExpertFFN) op()  {}
-func (Combine) op()    {}
-func (GatherRows) op() {}
+func (*Embed) op()      {}
+func (*RMSNorm) op()    {}
+func (*MatMul) op()     {}
+func (*RoPE) op()       {}
+func (*KVAppend) op()   {}
+func (*Attention) op()  {}
+func (*Route) op()      {}
+func (*ExpertFFN) op()  {}
+func (*Combine) op()    {}
+func (*GatherRows) op() {}
+
+// Clone returns a copy of an op for a stream that reads it later, Terms and Experts included.
+func Clone(op Op) Op {
+	switch o := op.(type) {
+	case *Embed:
+		return copied(o)
+	case *RMSNorm:
+		return copied(o)
+	case *MatMul:
+		c := copied(o)
+		c.Terms = slices.Clone(o.Terms)
+		return c
+	case *RoPE:
+		return copied(o)
+	case *KVAppend:
+		return copied(o)
+	case *Attention:
+		return copied(o)
+	case *Route:
+		return copied(o)
+	case *ExpertFFN:
+		c := copied(o)
+		c.Experts = slices.Clone(o.Experts)
+		return c
+	case *Combine:
+		return copied(o)
+	case *GatherRows:
+		return copied(o)
+	}
+	return op
+}
+
+func copied[T any](o *T) *T {
+	c := *o
+	return &c
+}

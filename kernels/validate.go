@@ -10,33 +10,33 @@ import (
 // its buffer, is aligned and holds its shape; that weights have a decodable type, whole blocks and
 // matching dimensions; that what is written overlaps nothing that is read. Indices that lie in
 // device memory (token ids, positions, tables) are not checked, but those of ExpertFFN are. Every
-// device calls it, and Run takes ops by value: a pointer to an op is an error.
+// device calls it.
 //
 // The errors name the op and the field, and wrap ErrDevice. Validate allocates nothing for a good
 // op, and is safe for concurrent use.
 func Validate(op Op) error {
 	var c checker
 	switch o := op.(type) {
-	case Embed:
-		c.embed(&o)
-	case RMSNorm:
-		c.rmsNorm(&o)
-	case MatMul:
-		c.matMul(&o)
-	case RoPE:
-		c.rope(&o)
-	case KVAppend:
-		c.kvAppend(&o)
-	case Attention:
-		c.attention(&o)
-	case Route:
-		c.route(&o)
-	case ExpertFFN:
-		c.expertFFN(&o)
-	case Combine:
-		c.combine(&o)
-	case GatherRows:
-		c.gatherRows(&o)
+	case *Embed:
+		c.embed(o)
+	case *RMSNorm:
+		c.rmsNorm(o)
+	case *MatMul:
+		c.matMul(o)
+	case *RoPE:
+		c.rope(o)
+	case *KVAppend:
+		c.kvAppend(o)
+	case *Attention:
+		c.attention(o)
+	case *Route:
+		c.route(o)
+	case *ExpertFFN:
+		c.expertFFN(o)
+	case *Combine:
+		c.combine(o)
+	case *GatherRows:
+		c.gatherRows(o)
 	default:
 		return fmt.Errorf("%w: unknown op %T", ErrDevice, op)
 	}
@@ -46,7 +46,7 @@ func Validate(op Op) error {
 	return nil
 }
 
-func opName(op Op) string { return fmt.Sprintf("%T", op)[len("kernels."):] }
+func opName(op Op) string { return fmt.Sprintf("%T", op)[len("*kernels."):] }
 
 // checker keeps the first failure of an op.
 type checker struct{ err error }
@@ -212,25 +212,16 @@ func (c *checker) kv(k *KV) {
 	c.size("KV.KVHeads", k.KVHeads)
 	c.size("KV.HeadDim", k.HeadDim)
 	c.count("KV.Layer", k.Layer)
-	layer := k.layerBytes()
+	if _, ok := CacheBytes(k.Type, int64(k.HeadDim)); !ok {
+		c.fail("KV.Type is %v with KV.HeadDim %d", k.Type, k.HeadDim)
+	}
+	layer := k.LayerBytes()
 	if c.err == nil && (k.PageBytes%4 != 0 || layer <= 0 ||
 		k.PageBytes/layer <= int64(k.Layer)) {
 		c.fail("KV.PageBytes is %d, layer %d of %d bytes does not fit", k.PageBytes, k.Layer, layer)
 	}
 	c.values("KV.Pool", k.Pool, 1, 1)
 	c.values("KV.Tables", k.Tables, k.PagesMax, 1)
-}
-
-// layerBytes returns the bytes of one layer in a page; 0 where that overflows.
-func (k *KV) layerBytes() int64 {
-	n := 8 * int64(k.KVHeads) // keys and values, four bytes each
-	for _, m := range [2]int{k.PageTokens, k.HeadDim} {
-		if m < 1 || n > math.MaxInt64/int64(m) {
-			return 0
-		}
-		n *= int64(m)
-	}
-	return n
 }
 
 func (c *checker) kvAppend(o *KVAppend) {

@@ -35,45 +35,44 @@ func goodOps(t *testing.T) []Op {
 	kv := KV{Pool: p(256), Tables: p(4), PagesMax: 2, PageTokens: 4, PageBytes: 2 * 256,
 		Layer: 1, KVHeads: 2, HeadDim: 4}
 	return []Op{
-		Embed{Table: f32(t, 5, 8), IDs: p(3), Out: p(24), Rows: 3},
-		RMSNorm{X: p(24), Out: p(24), Gain: p(8), Rows: 3, Dim: 8},
-		MatMul{X: p(24), Rows: 3, Terms: []Term{{W: f32(t, 2, 8), Bias: p(2), Out: p(6)},
+		&Embed{Table: f32(t, 5, 8), IDs: p(3), Out: p(24), Rows: 3},
+		&RMSNorm{X: p(24), Out: p(24), Gain: p(8), Rows: 3, Dim: 8},
+		&MatMul{X: p(24), Rows: 3, Terms: []Term{{W: f32(t, 2, 8), Bias: p(2), Out: p(6)},
 			{W: f32(t, 4, 8), Out: p(12)}}},
-		RoPE{X: p(24), Cos: p(3), Sin: p(3), Rows: 3, Heads: 2, HeadDim: 4, Rotated: 2},
-		KVAppend{KV: kv, K: p(24), V: p(24), Seqs: p(3), Pos: p(3), Rows: 3},
-		Attention{KV: kv, Q: p(48), Out: p(48), Seqs: p(3), Pos: p(3), Rows: 3, Heads: 4},
-		Route{Logits: p(12), IDs: p(6), Weights: p(6), Rows: 3, Experts: 4, TopK: 2},
-		ExpertFFN{X: p(24), Out: p(32), Dim: 8, Width: 2, Experts: []Expert{{Gate: f32(t, 2, 8),
+		&RoPE{X: p(24), Cos: p(3), Sin: p(3), Rows: 3, Heads: 2, HeadDim: 4, Rotated: 2},
+		&KVAppend{KV: kv, K: p(24), V: p(24), Seqs: p(3), Pos: p(3), Rows: 3},
+		&Attention{KV: kv, Q: p(48), Out: p(48), Seqs: p(3), Pos: p(3), Rows: 3, Heads: 4},
+		&Route{Logits: p(12), IDs: p(6), Weights: p(6), Rows: 3, Experts: 4, TopK: 2},
+		&ExpertFFN{X: p(24), Out: p(32), Dim: 8, Width: 2, Experts: []Expert{{Gate: f32(t, 2, 8),
 			Up: f32(t, 2, 8), Down: f32(t, 8, 2), Rows: []int32{2, 2}, Slots: []int32{0, 3}}, {}}},
-		Combine{X: p(24), Y: p(48), IDs: p(6), Weights: p(6), Shared: p(24), SharedGate: p(3),
+		&Combine{X: p(24), Y: p(48), IDs: p(6), Weights: p(6), Shared: p(24), SharedGate: p(3),
 			Rows: 3, Dim: 8, TopK: 2},
-		GatherRows{X: p(40), Index: p(3), Out: p(24), Rows: 3, Dim: 8},
+		&GatherRows{X: p(40), Index: p(3), Out: p(24), Rows: 3, Dim: 8},
 	}
 }
 
 // Each case breaks one thing of a good op, and names what the message must mention.
 func TestBrokenOpsAreErrorsThatNameTheField(t *testing.T) {
 	ops := goodOps(t)
-	embed, norm, mul := ops[0].(Embed), ops[1].(RMSNorm), ops[2].(MatMul)
-	rope, app, att := ops[3].(RoPE), ops[4].(KVAppend), ops[5].(Attention)
-	route, ffn := ops[6].(Route), ops[7].(ExpertFFN)
-	combine, gather := ops[8].(Combine), ops[9].(GatherRows)
+	embed, norm, mul := *ops[0].(*Embed), *ops[1].(*RMSNorm), *ops[2].(*MatMul)
+	rope, app, att := *ops[3].(*RoPE), *ops[4].(*KVAppend), *ops[5].(*Attention)
+	route, ffn := *ops[6].(*Route), *ops[7].(*ExpertFFN)
+	combine, gather := *ops[8].(*Combine), *ops[9].(*GatherRows)
 	short := func(s Span) Span { return s.Slice(0, s.Bytes-4) }
-	mulWith := func(change func(*Term)) MatMul {
+	mulWith := func(change func(*Term)) *MatMul {
 		m := mul
 		m.Terms = append([]Term(nil), mul.Terms...)
 		change(&m.Terms[1])
-		return m
+		return &m
 	}
-	ffnWith := func(change func(*Expert)) ExpertFFN {
+	ffnWith := func(change func(*Expert)) *ExpertFFN {
 		f := ffn
 		f.Experts = append([]Expert(nil), ffn.Experts...)
 		change(&f.Experts[0])
-		return f
+		return &f
 	}
 	cases := map[string]Op{
 		"unknown op":              nil,
-		"unknown op *kernels.Rou": &route,
 		"IDs has 8 bytes":         with(embed, func(o *Embed) { o.IDs = short(o.IDs) }),
 		"Table has type I8":       with(embed, func(o *Embed) { o.Table.Type = quant.I8 }),
 		"Table has type type(99)": with(embed, func(o *Embed) { o.Table.Type = 99 }),
@@ -102,6 +101,8 @@ func TestBrokenOpsAreErrorsThatNameTheField(t *testing.T) {
 		"Rotated is 6":                with(rope, func(o *RoPE) { o.Rotated = 6 }),
 		"Rotated is 3":                with(rope, func(o *RoPE) { o.Rotated = 3 }),
 		"Cos has 8 bytes":             with(rope, func(o *RoPE) { o.Cos = short(o.Cos) }),
+		"KV.Type is Q4_0":             with(app, func(o *KVAppend) { o.KV.Type = quant.Q4_0 }),
+		"KV.Type is Q8_0 with":        with(att, func(o *Attention) { o.KV.Type = quant.Q8_0 }),
 		"layer 2 of 256":              with(app, func(o *KVAppend) { o.KV.Layer = 2 }),
 		"V has 92 bytes":              with(app, func(o *KVAppend) { o.V = short(o.V) }),
 		"Heads is 3, not a mult":      with(att, func(o *Attention) { o.Heads = 3 }),
@@ -128,20 +129,23 @@ func TestBrokenOpsAreErrorsThatNameTheField(t *testing.T) {
 	}
 }
 
-func with[T Op](op T, change func(*T)) Op {
+func with[T any, P interface {
+	*T
+	Op
+}](op T, change func(P)) Op {
 	change(&op)
-	return op
+	return P(&op)
 }
 
 func TestHugeShapesDoNotOverflowTheCheck(t *testing.T) {
 	s := part(t, 4)
 	const big = 1<<31 - 1
 	for _, op := range []Op{
-		RMSNorm{X: s, Out: s, Gain: s, Rows: big, Dim: big},
-		RoPE{X: s, Cos: s, Sin: s, Rows: big, Heads: big, HeadDim: big},
-		Attention{KV: KV{Pool: s, Tables: s, PagesMax: big, PageTokens: big, PageBytes: 1 << 62,
+		&RMSNorm{X: s, Out: s, Gain: s, Rows: big, Dim: big},
+		&RoPE{X: s, Cos: s, Sin: s, Rows: big, Heads: big, HeadDim: big},
+		&Attention{KV: KV{Pool: s, Tables: s, PagesMax: big, PageTokens: big, PageBytes: 1 << 62,
 			KVHeads: big, HeadDim: big}, Q: s, Out: s, Seqs: s, Pos: s, Rows: 1, Heads: big},
-		MatMul{X: s, Rows: 1, Terms: []Term{{W: Weight{Data: s, Type: quant.F32, Rows: big,
+		&MatMul{X: s, Rows: 1, Terms: []Term{{W: Weight{Data: s, Type: quant.F32, Rows: big,
 			Cols: big}, Out: s}}},
 	} {
 		if err := Validate(op); !errors.Is(err, ErrDevice) {

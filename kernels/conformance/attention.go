@@ -1,12 +1,17 @@
 package conformance
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
 
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/quant"
 )
+
+// cacheTypes are the types of a key-value cache; the last one is optional.
+var cacheTypes = []quant.Type{quant.F32, quant.F16, quant.Q8_0}
 
 // cache is a paged key-value cache with several sequences, and the rows of a batch over it.
 type cache struct {
@@ -19,13 +24,16 @@ type cache struct {
 
 // newCache draws sequences of some length, whose pages lie anywhere in the pool, and rows: for each
 // sequence some positions in ascending order, the last one among them.
-func newCache(rng *rand.Rand) *cache {
+func newCache(rng *rand.Rand, kind quant.Type) *cache {
 	c := &cache{}
-	c.kv = kernels.KV{PageTokens: [...]int{1, 3, 4, 16}[rng.IntN(4)], KVHeads: 1 + rng.IntN(3),
-		HeadDim: [...]int{1, 5, 8, 16, 24, 40}[rng.IntN(6)], PagesMax: 2 + rng.IntN(4)}
+	c.kv = kernels.KV{PageTokens: [...]int{1, 3, 4, 16, 32}[rng.IntN(5)], KVHeads: 1 + rng.IntN(3),
+		HeadDim: [...]int{1, 5, 8, 16, 24, 40, 64}[rng.IntN(7)], PagesMax: 2 + rng.IntN(4), Type: kind}
+	if kind.IsQuantized() {
+		c.kv.HeadDim = kind.BlockSize() * (1 + rng.IntN(3))
+	}
 	layers := 1 + rng.IntN(3)
 	c.kv.Layer = rng.IntN(layers)
-	c.kv.PageBytes = int64(layers * 8 * c.kv.KVHeads * c.kv.PageTokens * c.kv.HeadDim)
+	c.kv.PageBytes = int64(layers) * c.kv.LayerBytes()
 	sequences := 1 + rng.IntN(3)
 	c.pages = sequences*c.kv.PagesMax + 1
 	free := rng.Perm(c.pages)
@@ -37,7 +45,7 @@ func newCache(rng *rand.Rand) *cache {
 				c.tables[len(c.tables)-1], free = int32(free[0]), free[1:]
 			}
 		}
-		first := length - 1 - rng.IntN(min(length, 6))
+		first := length - 1 - rng.IntN(min(length, [...]int{6, 40}[rng.IntN(2)]))
 		for at := first; at < length; at++ {
 			if at == length-1 || rng.IntN(3) > 0 {
 				c.seqs, c.pos = append(c.seqs, int32(s)), append(c.pos, int32(at))
@@ -48,84 +56,110 @@ func newCache(rng *rand.Rand) *cache {
 }
 
 func (c *cache) String() string {
-	return fmt.Sprintf("%d pages of %d tokens and %d bytes, layer %d, kv heads %d, head dim %d, "+
-		"sequences %v, positions %v", c.pages, c.kv.PageTokens, c.kv.PageBytes, c.kv.Layer,
+	return fmt.Sprintf("%v, %d pages of %d tokens and %d bytes, layer %d, kv heads %d, head dim %d, "+
+		"sequences %v, positions %v", c.kv.Type, c.pages, c.kv.PageTokens, c.kv.PageBytes, c.kv.Layer,
 		c.kv.KVHeads, c.kv.HeadDim, c.seqs, c.pos)
 }
 
-// key returns where the pool holds the key of a head; its value lies side() values further on.
+// key returns where the pool's values have the key of a head; its value lies side() further on.
 func (c *cache) key(seq, pos, head int) int {
 	page := int(c.tables[seq*c.kv.PagesMax+pos/c.kv.PageTokens])
-	return page*int(c.kv.PageBytes/4) + c.kv.Layer*2*c.side() +
+	return page*c.pageValues() + c.kv.Layer*2*c.side() +
 		(head*c.kv.PageTokens+pos%c.kv.PageTokens)*c.kv.HeadDim
 }
 
 func (c *cache) side() int { return c.kv.KVHeads * c.kv.PageTokens * c.kv.HeadDim }
 
-// pool returns pages of NaN, which would show wherever they are read.
+func (c *cache) pageValues() int {
+	return int(c.kv.PageBytes) / c.kv.Type.BlockBytes() * c.kv.Type.BlockSize()
+}
+
+// pool returns the values of pages of NaN, which would show wherever they are read.
 func (c *cache) pool() []float32 {
-	v := make([]float32, c.pages*int(c.kv.PageBytes/4))
+	v := make([]float32, c.pages*c.pageValues())
 	for i := range v {
 		v[i] = float32(math.NaN())
 	}
 	return v
 }
 
-var appendTrial maker = func(rng *rand.Rand) trial {
-	c := newCache(rng)
-	rows, dim := len(c.pos), c.kv.KVHeads*c.kv.HeadDim
-	k, v := gaussian(rng, rows*dim, 1), gaussian(rng, rows*dim, 1)
-	before := gaussian(rng, len(c.pool()), 1)
-	return trial{
-		shape: c.String(), rows: rows, whole: true,
-		run: func(m *machine, pick []int) [][]float32 {
-			kv := c.kv
-			kv.Pool, kv.Tables = m.changing("Pool", before), m.ints("Tables", c.tables)
-			m.run(kernels.KVAppend{KV: kv, K: m.floats("K", k), V: m.floats("V", v),
-				Seqs: m.ints("Seqs", c.seqs), Pos: m.ints("Pos", c.pos), Rows: rows})
-			return [][]float32{m.read(kv.Pool)}
-		},
-		tolerance: func(int, int, []float32) float64 { return 0 },
+// encode returns the bytes of values; blocks of NaN, which have no encoding, get a scale of NaN.
+func (c *cache) encode(v []float32) []byte {
+	size, elements := c.kv.Type.BlockBytes(), c.kv.Type.BlockSize()
+	data := make([]byte, len(v)/elements*size)
+	for to := data; len(to) > 0; to, v = to[size:], v[elements:] {
+		if quant.Encode(c.kv.Type, to[:size], v[:elements]) != nil {
+			binary.LittleEndian.PutUint16(to, 0x7E00)
+		}
+	}
+	return data
+}
+
+func (c *cache) decode(data []byte) []float32 {
+	v := make([]float32, len(data)/c.kv.Type.BlockBytes()*c.kv.Type.BlockSize())
+	_ = quant.Decode(c.kv.Type, v, data) // whole blocks, or nothing after a failure
+	return v
+}
+
+func appendTrial(kind quant.Type) maker {
+	return func(rng *rand.Rand) trial {
+		c := newCache(rng, kind)
+		rows, dim := len(c.pos), c.kv.KVHeads*c.kv.HeadDim
+		k, v := activations(rng, rows, dim), activations(rng, rows, dim)
+		before := c.encode(gaussian(rng, len(c.pool()), 1))
+		return trial{
+			shape: c.String(), rows: rows, whole: true, optional: kind.IsQuantized(),
+			run: func(m *machine, pick []int) [][]float32 {
+				kv := c.kv
+				kv.Pool, kv.Tables = m.changingBytes("Pool", before), m.ints("Tables", c.tables)
+				m.run(&kernels.KVAppend{KV: kv, K: m.floats("K", k), V: m.floats("V", v),
+					Seqs: m.ints("Seqs", c.seqs), Pos: m.ints("Pos", c.pos), Rows: rows})
+				return [][]float32{c.decode(m.download(kv.Pool))}
+			},
+			tolerance: func(int, int, []float32) float64 { return 0 },
+		}
 	}
 }
 
-var attentionTrial maker = func(rng *rand.Rand) trial {
-	c := newCache(rng)
-	window := 0
-	if rng.IntN(2) == 0 {
-		window = 1 + rng.IntN(c.kv.PagesMax*c.kv.PageTokens)
-	}
-	pool := c.fill(rng, window)
-	heads := c.kv.KVHeads * (1 + rng.IntN(4))
-	dim := heads * c.kv.HeadDim
-	sharp := [...]float64{1, 1, 8}[rng.IntN(3)] // at 8 a few positions have all the weight
-	q := gaussian(rng, len(c.pos)*dim, sharp)
-	scale := 1 / math.Sqrt(float64(c.kv.HeadDim))
-	return trial{
-		shape: fmt.Sprintf("%v, heads %d, window %d, queries x %v", c, heads, window, sharp),
-		rows:  len(c.pos),
-		run: func(m *machine, pick []int) [][]float32 {
-			kv := c.kv
-			kv.Pool, kv.Tables = m.floats("Pool", pool), m.ints("Tables", c.tables)
-			out := m.output("Out", len(pick)*dim)
-			m.run(kernels.Attention{KV: kv, Q: m.floats("Q", rowsOf(q, dim, pick)), Out: out,
-				Seqs: m.ints("Seqs", rowsOf(c.seqs, 1, pick)),
-				Pos:  m.ints("Pos", rowsOf(c.pos, 1, pick)), Rows: len(pick), Heads: heads,
-				Scale: float32(scale), Window: window})
-			return [][]float32{m.read(out)}
-		},
-		// An error in a score is a relative error of a weight. Scores have size sharp, and the error
-		// of a sum of HeadDim products; weights the error of an exponential (16 units), the result that
-		// of a sum over positions; values have size one.
-		tolerance: func(_, row int, want []float32) float64 {
-			score := 4 * sharp * summing(c.kv.HeadDim)
-			sum := summing(int(c.pos[row])+1) + 16*unit
-			return (score + sum) * math.Sqrt(float64(dim))
-		},
+func attentionTrial(kind quant.Type) maker {
+	return func(rng *rand.Rand) trial {
+		c := newCache(rng, kind)
+		window := 0
+		if rng.IntN(2) == 0 {
+			window = 1 + rng.IntN(c.kv.PagesMax*c.kv.PageTokens)
+		}
+		pool := c.encode(c.fill(rng, window))
+		heads := c.kv.KVHeads * (1 + rng.IntN(4))
+		dim := heads * c.kv.HeadDim
+		sharp := [...]float64{1, 1, 8}[rng.IntN(3)] // at 8 a few positions have all the weight
+		q := gaussian(rng, len(c.pos)*dim, sharp)
+		scale := 1 / math.Sqrt(float64(c.kv.HeadDim))
+		return trial{
+			shape: fmt.Sprintf("%v, heads %d, window %d, queries x %v", c, heads, window, sharp),
+			rows:  len(c.pos), optional: kind.IsQuantized(),
+			run: func(m *machine, pick []int) [][]float32 {
+				kv := c.kv
+				kv.Pool, kv.Tables = m.bytes("Pool", pool), m.ints("Tables", c.tables)
+				out := m.output("Out", len(pick)*dim)
+				m.run(&kernels.Attention{KV: kv, Q: m.floats("Q", rowsOf(q, dim, pick)), Out: out,
+					Seqs: m.ints("Seqs", rowsOf(c.seqs, 1, pick)),
+					Pos:  m.ints("Pos", rowsOf(c.pos, 1, pick)), Rows: len(pick), Heads: heads,
+					Scale: float32(scale), Window: window})
+				return [][]float32{m.read(out)}
+			},
+			// An error in a score is a relative error of a weight. Scores have size sharp, and the error
+			// of a sum of HeadDim products; weights the error of an exponential (16 units), the result that
+			// of a sum over positions; values have size one.
+			tolerance: func(_, row int, want []float32) float64 {
+				score := 4 * sharp * summing(c.kv.HeadDim)
+				sum := summing(int(c.pos[row])+1) + 16*unit
+				return (score + sum) * math.Sqrt(float64(dim))
+			},
+		}
 	}
 }
 
-// fill returns a pool that holds values only where the rows' windows reach, and takes the pages out
+// fill returns the values of a pool that holds some only where the rows' windows reach, and takes the pages out
 // of reach out of the tables.
 func (c *cache) fill(rng *rand.Rand, window int) []float32 {
 	pool := c.pool()

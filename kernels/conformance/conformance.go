@@ -94,10 +94,12 @@ func checks() []check {
 		{"norm", 30, normTrial.round},
 		{"rope", 30, ropeTrial.round},
 		{"gather", 10, gatherTrial.round},
-		{"kv append", 20, appendTrial.round},
-		{"attention", 40, attentionTrial.round},
 		{"route", 40, routeTrial.round},
 		{"combine", 40, combineTrial.round},
+	}
+	for _, kind := range cacheTypes {
+		all = append(all, check{"kv append/" + kind.String(), 12, appendTrial(kind).round},
+			check{"attention/" + kind.String(), 24, attentionTrial(kind).round})
 	}
 	for _, kinds := range [][]quant.Type{required, optional} {
 		for _, kind := range kinds {

@@ -56,11 +56,15 @@ type mutantStream struct {
 func (s *mutantStream) Run(op kernels.Op) { s.Stream.Run(s.op(op)) }
 
 // change makes a mutation of one kind of op.
-func change[T kernels.Op](f func(*T)) func(kernels.Op) kernels.Op {
+func change[T any, P interface {
+	*T
+	kernels.Op
+}](f func(P)) func(kernels.Op) kernels.Op {
 	return func(op kernels.Op) kernels.Op {
-		if o, ok := op.(T); ok {
-			f(&o)
-			return any(o).(kernels.Op)
+		if o, ok := op.(P); ok {
+			changed := *o
+			f(&changed)
+			return P(&changed)
 		}
 		return op
 	}
@@ -240,9 +244,9 @@ type coarse struct {
 func (s coarse) Run(op kernels.Op) {
 	var x []float32
 	switch o := op.(type) {
-	case kernels.MatMul:
+	case *kernels.MatMul:
 		x = o.X.Float32s()
-	case kernels.ExpertFFN:
+	case *kernels.ExpertFFN:
 		x = o.X.Float32s()
 	}
 	before := append([]float32(nil), x...)

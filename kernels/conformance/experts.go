@@ -28,7 +28,7 @@ var routeTrial maker = func(rng *rand.Rand) trial {
 		run: func(m *machine, pick []int) [][]float32 {
 			n := len(pick) * topK
 			ids, weights := m.output("IDs", n), m.output("Weights", n)
-			m.run(kernels.Route{Logits: m.floats("Logits", rowsOf(logits, experts, pick)), IDs: ids,
+			m.run(&kernels.Route{Logits: m.floats("Logits", rowsOf(logits, experts, pick)), IDs: ids,
 				Weights: weights, Rows: len(pick), Experts: experts, TopK: topK,
 				Normalize: normalize})
 			return [][]float32{m.readInts(ids), m.read(weights)}
@@ -60,7 +60,7 @@ var combineTrial maker = func(rng *rand.Rand) trial {
 			shared, gated, plain),
 		rows: rows,
 		run: func(m *machine, pick []int) [][]float32 {
-			op := kernels.Combine{X: m.changing("X", rowsOf(x, dim, pick)), Rows: len(pick), Dim: dim,
+			op := &kernels.Combine{X: m.changing("X", rowsOf(x, dim, pick)), Rows: len(pick), Dim: dim,
 				TopK: topK}
 			if topK > 0 {
 				op.Y = m.floats("Y", rowsOf(y, topK*dim, pick))
@@ -135,7 +135,7 @@ func expertsTrial(kind quant.Type, exact bool) maker {
 // run gives every expert to the op, those without rows too.
 func (f *feed) run(m *machine, pick []int, exact bool) [][]float32 {
 	out := m.output("Out", len(pick)*f.topK*f.dim)
-	op := kernels.ExpertFFN{X: m.floats("X", rowsOf(f.x, f.dim, pick)), Out: out, Dim: f.dim,
+	op := &kernels.ExpertFFN{X: m.floats("X", rowsOf(f.x, f.dim, pick)), Out: out, Dim: f.dim,
 		Width: f.width, Exact: exact}
 	for e := range f.gate {
 		x := kernels.Expert{Gate: m.weight("Gate", f.gate[e]), Up: m.weight("Up", f.up[e]),

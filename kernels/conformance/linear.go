@@ -25,7 +25,7 @@ func embedTrial(kind quant.Type) maker {
 			optional: !isRequired(kind),
 			run: func(m *machine, pick []int) [][]float32 {
 				out := m.output("Out", len(pick)*w.cols)
-				m.run(kernels.Embed{Table: m.published("Table", w),
+				m.run(&kernels.Embed{Table: m.published("Table", w),
 					IDs: m.ints("IDs", rowsOf(ids, 1, pick)), Out: out, Rows: len(pick)})
 				return [][]float32{m.read(out)}
 			},
@@ -48,7 +48,7 @@ var normTrial maker = func(rng *rand.Rand) trial {
 		shape: fmt.Sprintf("rows %d, dim %d, in place %v", rows, dim, inPlace), rows: rows,
 		run: func(m *machine, pick []int) [][]float32 {
 			in := rowsOf(x, dim, pick)
-			op := kernels.RMSNorm{Gain: m.floats("Gain", gain), Rows: len(pick), Dim: dim, Eps: eps}
+			op := &kernels.RMSNorm{Gain: m.floats("Gain", gain), Rows: len(pick), Dim: dim, Eps: eps}
 			if inPlace {
 				op.X = m.changing("X", in)
 				op.Out = op.X
@@ -78,7 +78,7 @@ var ropeTrial maker = func(rng *rand.Rand) trial {
 		shape: shape, rows: rows,
 		run: func(m *machine, pick []int) [][]float32 {
 			s := m.changing("X", rowsOf(x, heads*dim, pick))
-			m.run(kernels.RoPE{X: s, Cos: m.floats("Cos", rowsOf(cos, half, pick)),
+			m.run(&kernels.RoPE{X: s, Cos: m.floats("Cos", rowsOf(cos, half, pick)),
 				Sin: m.floats("Sin", rowsOf(sin, half, pick)), Rows: len(pick), Heads: heads,
 				HeadDim: dim, Rotated: 2 * half, Interleaved: interleaved})
 			got := m.read(s)
@@ -116,7 +116,7 @@ var gatherTrial maker = func(rng *rand.Rand) trial {
 		shape: fmt.Sprintf("rows %d of %d, dim %d", rows, from, dim), rows: rows,
 		run: func(m *machine, pick []int) [][]float32 {
 			out := m.output("Out", len(pick)*dim)
-			m.run(kernels.GatherRows{X: m.floats("X", x),
+			m.run(&kernels.GatherRows{X: m.floats("X", x),
 				Index: m.ints("Index", rowsOf(index, 1, pick)), Out: out, Rows: len(pick), Dim: dim})
 			return [][]float32{m.read(out)}
 		},
@@ -174,7 +174,7 @@ func multiply(rng *rand.Rand, kinds []quant.Type, exact bool) trial {
 	return trial{
 		shape: shape, rows: rows,
 		run: func(m *machine, pick []int) [][]float32 {
-			op := kernels.MatMul{X: m.floats("X", rowsOf(x, cols, pick)), Rows: len(pick),
+			op := &kernels.MatMul{X: m.floats("X", rowsOf(x, cols, pick)), Rows: len(pick),
 				Exact: exact}
 			for i := range terms {
 				op.Terms = append(op.Terms, terms[i].on(m, pick))

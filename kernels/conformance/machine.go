@@ -94,8 +94,7 @@ func (m *machine) skew() int64 {
 
 // floats places an input.
 func (m *machine) floats(what string, v []float32) kernels.Span {
-	s, _ := m.place(what, floatBytes(v), m.skew())
-	return s
+	return m.bytes(what, floatBytes(v))
 }
 
 func (m *machine) ints(what string, v []int32) kernels.Span {
@@ -109,7 +108,18 @@ func (m *machine) ints(what string, v []int32) kernels.Span {
 
 // changing places memory that the op writes, with its values before.
 func (m *machine) changing(what string, v []float32) kernels.Span {
-	s, im := m.place(what, floatBytes(v), m.skew())
+	return m.changingBytes(what, floatBytes(v))
+}
+
+// bytes places an input of other elements, whose address is a multiple of 4.
+func (m *machine) bytes(what string, data []byte) kernels.Span {
+	s, _ := m.place(what, data, m.skew())
+	return s
+}
+
+// changingBytes is changing for other elements.
+func (m *machine) changingBytes(what string, data []byte) kernels.Span {
+	s, im := m.place(what, data, m.skew())
 	im.from, im.to = s.Offset, s.Offset+s.Bytes
 	return s
 }

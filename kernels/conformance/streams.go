@@ -82,7 +82,7 @@ func failureRound(dev, _ kernels.Device, rng *rand.Rand) error {
 		m.fail(fmt.Errorf("a new stream has failed: %w", err))
 	}
 	if rng.IntN(2) == 0 {
-		s.Run(kernels.RMSNorm{X: before, Out: before, Gain: before, Rows: 1, Dim: 1 << 20})
+		s.Run(&kernels.RMSNorm{X: before, Out: before, Gain: before, Rows: 1, Dim: 1 << 20})
 	} else {
 		s.Copy(before, kernels.Span{Buffer: after.Buffer, Offset: after.Offset, Bytes: 2})
 	}
@@ -133,7 +133,7 @@ func eventsRound(dev, _ kernels.Device, rng *rand.Rand) error {
 		loader.Wait(released[k]) // nil at first: complete
 		loader.Copy(section[k], inputs[i])
 		m.stream.Wait(loader.Record())
-		m.stream.Run(kernels.GatherRows{X: section[k], Index: zero,
+		m.stream.Run(&kernels.GatherRows{X: section[k], Index: zero,
 			Out: out.Slice(int64(i*n*4), n*4), Rows: 1, Dim: n})
 		released[k] = m.stream.Record()
 	}
@@ -187,7 +187,7 @@ func ringRound(dev, oracle kernels.Device, rng *rand.Rand) error {
 		w, err := dev.Land(kernels.Weight{Data: section[k].All(), Type: kind, Rows: dim, Cols: dim},
 			section[k].All())
 		m.fail(err)
-		m.run(kernels.MatMul{X: in, Rows: 1, Exact: true,
+		m.run(&kernels.MatMul{X: in, Rows: 1, Exact: true,
 			Terms: []kernels.Term{{W: w, Out: out.Slice(int64(i*dim*4), dim*4)}}})
 		released[k] = m.stream.Record()
 	}

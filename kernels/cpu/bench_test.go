@@ -51,7 +51,7 @@ func benchProducts(b *testing.B, typ quant.Type, landed bool, m, bytes, rows int
 		if landed {
 			w = land(b, d, w, s)
 		}
-		ops = append(ops, kernels.MatMul{X: x, Rows: m, Terms: []kernels.Term{{W: w, Out: out}}})
+		ops = append(ops, &kernels.MatMul{X: x, Rows: m, Terms: []kernels.Term{{W: w, Out: out}}})
 	}
 	stream, err := d.NewStream("bench")
 	if err != nil {

@@ -94,8 +94,8 @@ typedef struct {
 typedef struct {
 	uintptr_t pool, tables;
 	int64_t pages, table_rows; // bounds of what tables and seqs may hold
-	int64_t page_floats, layer_at;
-	int32_t pages_max, page_tokens, kv_heads, head_dim;
+	int64_t page_bytes, layer_at, row_bytes;
+	int32_t type, pages_max, page_tokens, kv_heads, head_dim;
 } kv_args;
 
 typedef struct {

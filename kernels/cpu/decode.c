@@ -148,3 +148,39 @@ void decode_row(int type, const uint8_t *src, int64_t n, float *dst)
 	for (int64_t i = 0; i < n; i += block)
 		src += decode_block(type, src, dst + i);
 }
+
+// encode_q8 is quant.Encode's: halves are rounded away from zero.
+static void encode_q8(const float *x, uint8_t *b)
+{
+	uint32_t top = 0;
+	for (int i = 0; i < 32; i++) {
+		uint32_t u = as_u32(x[i]) & 0x7fffffff;
+		top = u > top ? u : top;
+	}
+	float d = as_f32(top) / 127.0f, by = d == 0 ? 0 : 1.0f / d;
+	int good = top < 0x7f800000 && d <= 65504.0f;
+	uint16_t scale = good ? f32_half(d) : 0x7e00;
+	memcpy(b, &scale, 2);
+	for (int i = 0; i < 32; i++) {
+		float v = good ? x[i] * by : 0;
+		int32_t q = (int32_t)((double)as_f32(as_u32(v) & 0x7fffffff) + 0.5);
+		b[2 + i] = (uint8_t)(as_u32(v) >> 31 ? -q : q);
+	}
+}
+
+void encode_cache_row(int type, const float *src, int64_t n, uint8_t *dst)
+{
+	if (type == T_F32) {
+		memcpy(dst, src, sizeof(float) * (size_t)n);
+		return;
+	}
+	if (type == T_Q8_0) {
+		for (int64_t i = 0; i < n; i += 32, dst += 34)
+			encode_q8(src + i, dst);
+		return;
+	}
+	for (int64_t i = 0; i < n; i++) {
+		uint16_t h = f32_half(src[i]);
+		memcpy(dst + 2 * i, &h, 2);
+	}
+}

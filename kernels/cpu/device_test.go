@@ -71,7 +71,7 @@ func TestCloseJoinsTheThreads(t *testing.T) {
 	if got := threads(t); got != before {
 		t.Errorf("%d threads after Close, %d before Open", got, before)
 	}
-	s.Run(kernels.RMSNorm{})
+	s.Run(&kernels.RMSNorm{})
 	if err := s.Sync(); !errors.Is(err, kernels.ErrDevice) {
 		t.Errorf("an op on a closed device: %v", err)
 	}
@@ -93,7 +93,7 @@ func cpuTime(t *testing.T) time.Duration {
 
 func TestIdleDevicesUseNoProcessor(t *testing.T) {
 	d := open(t, "", 4)
-	run(t, d, kernels.RMSNorm{X: alloc(t, d, 64), Out: alloc(t, d, 64), Gain: alloc(t, d, 64),
+	run(t, d, &kernels.RMSNorm{X: alloc(t, d, 64), Out: alloc(t, d, 64), Gain: alloc(t, d, 64),
 		Rows: 1, Dim: 16})
 	time.Sleep(20 * time.Millisecond)
 	begin := cpuTime(t)
@@ -172,13 +172,13 @@ func TestFailuresStickToTheStream(t *testing.T) {
 	other, _ := d.NewStream("other")
 	defer func() { _, _ = s.Close(), other.Close() }()
 	x := alloc(t, d, 64)
-	s.Run(kernels.RMSNorm{X: x, Out: x, Gain: x.Slice(0, 8), Rows: 1, Dim: 16})
+	s.Run(&kernels.RMSNorm{X: x, Out: x, Gain: x.Slice(0, 8), Rows: 1, Dim: 16})
 	err := s.Sync()
 	if !errors.Is(err, kernels.ErrDevice) || !strings.Contains(err.Error(), "RMSNorm") ||
 		!strings.Contains(err.Error(), "Gain") {
 		t.Errorf("error %v", err)
 	}
-	s.Run(kernels.RMSNorm{X: x, Out: x, Gain: alloc(t, d, 64), Rows: 1, Dim: 16})
+	s.Run(&kernels.RMSNorm{X: x, Out: x, Gain: alloc(t, d, 64), Rows: 1, Dim: 16})
 	if again := s.Sync(); again != err {
 		t.Errorf("then %v", again)
 	}
@@ -194,19 +194,19 @@ func TestIndicesInDeviceMemoryAreChecked(t *testing.T) {
 		PageTokens: 4, PageBytes: 4 * 4 * 8, KVHeads: 1, HeadDim: 4}
 	row := alloc(t, d, 16)
 	attention := func(seq, pos int32) kernels.Op {
-		return kernels.Attention{KV: kv, Q: row, Out: alloc(t, d, 16), Seqs: ints(t, d, []int32{seq}),
+		return &kernels.Attention{KV: kv, Q: row, Out: alloc(t, d, 16), Seqs: ints(t, d, []int32{seq}),
 			Pos: ints(t, d, []int32{pos}), Rows: 1, Heads: 1, Scale: 1}
 	}
 	appended := func(seq, pos int32) kernels.Op {
-		return kernels.KVAppend{KV: kv, K: row, V: row, Seqs: ints(t, d, []int32{seq}),
+		return &kernels.KVAppend{KV: kv, K: row, V: row, Seqs: ints(t, d, []int32{seq}),
 			Pos: ints(t, d, []int32{pos}), Rows: 1}
 	}
 	table, _ := place(t, d, quant.F32, 2, 4, make([]byte, 32), 0)
 	bad := []kernels.Op{
 		attention(1, 0), attention(-1, 0), attention(0, 8), attention(0, 4),
 		appended(1, 0), appended(0, -1), appended(0, 8), appended(0, 5),
-		kernels.Embed{Table: table, IDs: ints(t, d, []int32{2}), Out: row, Rows: 1},
-		kernels.GatherRows{X: table.Data, Index: ints(t, d, []int32{-1}), Out: row, Rows: 1, Dim: 4},
+		&kernels.Embed{Table: table, IDs: ints(t, d, []int32{2}), Out: row, Rows: 1},
+		&kernels.GatherRows{X: table.Data, Index: ints(t, d, []int32{-1}), Out: row, Rows: 1, Dim: 4},
 	}
 	for _, op := range bad {
 		s, _ := d.NewStream("bad")
@@ -239,7 +239,7 @@ func TestHammerStreamsAndEvents(t *testing.T) {
 				}
 				for range rounds {
 					s := streams[rng.IntN(len(streams))]
-					s.Run(kernels.Combine{X: x, Y: y, Rows: 1, Dim: dim, TopK: 1})
+					s.Run(&kernels.Combine{X: x, Y: y, Rows: 1, Dim: dim, TopK: 1})
 					e := s.Record()
 					if rng.IntN(8) == 0 {
 						if err := e.Wait(); err != nil || !e.Done() {
@@ -273,7 +273,7 @@ func TestRecordedWorkIsDoneWithoutWaiting(t *testing.T) {
 		d := open(t, "", threads)
 		s, _ := d.NewStream("s")
 		x := alloc(t, d, 4<<10)
-		s.Run(kernels.RMSNorm{X: x, Out: x, Gain: alloc(t, d, 4<<10), Rows: 1, Dim: 1024})
+		s.Run(&kernels.RMSNorm{X: x, Out: x, Gain: alloc(t, d, 4<<10), Rows: 1, Dim: 1024})
 		e := s.Record()
 		for begin := time.Now(); !e.Done(); time.Sleep(time.Millisecond) {
 			if time.Since(begin) > 10*time.Second {
@@ -294,9 +294,9 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	w, _ := place(t, d, quant.Q4_0, dim, dim, weights(rng, quant.Q4_0, dim, dim), 0)
 	ex := []kernels.Expert{{Gate: w, Up: w, Down: w, Rows: []int32{0}, Slots: []int32{0}}}
 	var ops = []kernels.Op{
-		kernels.MatMul{X: alloc(t, d, 4*dim), Rows: 1, Terms: []kernels.Term{{W: w,
+		&kernels.MatMul{X: alloc(t, d, 4*dim), Rows: 1, Terms: []kernels.Term{{W: w,
 			Out: alloc(t, d, 4*dim)}}},
-		kernels.ExpertFFN{X: alloc(t, d, 4*dim), Out: alloc(t, d, 4*dim), Dim: dim, Width: dim,
+		&kernels.ExpertFFN{X: alloc(t, d, 4*dim), Out: alloc(t, d, 4*dim), Dim: dim, Width: dim,
 			Experts: ex},
 	}
 	s, _ := d.NewStream("s")

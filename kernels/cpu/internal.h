@@ -68,6 +68,7 @@ const format *type_format(int type); // NULL for formats without tiles
 void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile);
 void tile_unpack_row(const format *f, const uint8_t *tile, int row, int64_t units, uint8_t *out);
 void decode_row(int type, const uint8_t *src, int64_t n, float *dst);
+void encode_cache_row(int type, const float *src, int64_t n, uint8_t *dst); // F32, F16, Q8_0
 
 INLINE uint32_t load_u32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
 INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
@@ -88,6 +89,21 @@ INLINE float half_f32(uint16_t h)
 		v = as_u32(as_f32(v) * 0x1p112f);
 	}
 	return as_f32(v | sign);
+}
+
+// f32_half rounds to the nearest half, ties to even. A NaN keeps the top of its payload and becomes
+// quiet.
+INLINE uint16_t f32_half(float f)
+{
+	uint32_t u = as_u32(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+	if (a > 0x7f800000)
+		return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
+	if (a >= 0x47800000) // 2^16 and above
+		return (uint16_t)(sign | 0x7c00);
+	if (a < 0x38800000) // below 2^-14: a sum with 0.5 is rounded to multiples of 2^-24
+		return (uint16_t)(sign | (as_u32(as_f32(a) + 0.5f) - 0x3f000000));
+	a -= (127 - 15) << 23; // a carry out of the fraction is right as it is
+	return (uint16_t)(sign | (a + 0xfff + (a >> 13 & 1)) >> 13);
 }
 
 #endif

@@ -219,13 +219,13 @@ static void run_append(const append_args *a, int chunk, slot *s)
 			slot_fault(s, FAULT_PAGE);
 			return;
 		}
-		float *keys = (float *)kv->pool + page * kv->page_floats + kv->layer_at;
-		float *values = keys + kv->kv_heads * kv->page_tokens * dim;
+		uint8_t *keys = (uint8_t *)kv->pool + page * kv->page_bytes + kv->layer_at;
+		uint8_t *values = keys + kv->kv_heads * kv->page_tokens * kv->row_bytes;
 		for (int64_t h = 0; h < kv->kv_heads; h++) {
-			int64_t to = (h * kv->page_tokens + pos % kv->page_tokens) * dim;
+			int64_t to = (h * kv->page_tokens + pos % kv->page_tokens) * kv->row_bytes;
 			int64_t from = (t * kv->kv_heads + h) * dim;
-			memcpy(keys + to, (const float *)a->k + from, sizeof(float) * (size_t)dim);
-			memcpy(values + to, (const float *)a->v + from, sizeof(float) * (size_t)dim);
+			encode_cache_row(kv->type, (const float *)a->k + from, dim, keys + to);
+			encode_cache_row(kv->type, (const float *)a->v + from, dim, values + to);
 		}
 	}
 }

@@ -131,7 +131,9 @@ static void attend_item(const attention_args *a, int row, int kv_head, slot *s)
 	float *out = (float *)a->out + head0 * dim;
 	int32_t seq = ((const int32_t *)a->seqs)[row], pos = ((const int32_t *)a->pos)[row];
 	memset(out, 0, sizeof(float) * (size_t)group * (size_t)dim);
-	head_state *states = (head_state *)slot_memory(s, (int64_t)sizeof(head_state) * group);
+	int64_t side = (int64_t)TILE * dim;
+	head_state *states = (head_state *)slot_memory(s, (int64_t)sizeof(head_state) * group +
+	                                               8 * side);
 	if (!states)
 		return;
 	for (int g = 0; g < group; g++)
@@ -157,9 +159,17 @@ static void attend_item(const attention_args *a, int row, int kv_head, slot *s)
 			return;
 		}
 		int64_t head = (int64_t)kv_head * kv->page_tokens;
-		const float *k = (const float *)kv->pool + page * kv->page_floats + kv->layer_at +
-		                 (head + in_page) * dim;
-		const float *v = k + (int64_t)kv->kv_heads * kv->page_tokens * dim;
+		const uint8_t *keys = (const uint8_t *)kv->pool + page * kv->page_bytes + kv->layer_at +
+		                      (head + in_page) * kv->row_bytes;
+		const uint8_t *values = keys + (int64_t)kv->kv_heads * kv->page_tokens * kv->row_bytes;
+		const float *k = (const float *)keys, *v = (const float *)values;
+		if (kv->type != T_F32) {
+			float *wide = (float *)(states + group);
+			decode_row(kv->type, keys, (int64_t)n * dim, wide);
+			decode_row(kv->type, values, (int64_t)n * dim, wide + side);
+			k = wide;
+			v = wide + side;
+		}
 		for (int g = 0; g < group; g++)
 			attend_run(&states[g], q + (int64_t)g * dim, out + (int64_t)g * dim, k, v, n, dim,
 			           a->scale);

@@ -25,7 +25,7 @@ func TestEmbedDecodesRows(t *testing.T) {
 		}
 		ids := []int32{18, 0, 7, 7}
 		out := alloc(t, d, 4*len(ids)*cols)
-		run(t, d, kernels.Embed{Table: table, IDs: ints(t, d, ids), Out: out, Rows: len(ids)})
+		run(t, d, &kernels.Embed{Table: table, IDs: ints(t, d, ids), Out: out, Rows: len(ids)})
 		all := decode(typ, b, rows*cols)
 		for i, id := range ids {
 			sameBits(t, fmt.Sprintf("%v, id %d", typ, id), out.Float32s()[i*cols:(i+1)*cols],
@@ -52,7 +52,7 @@ func TestRMSNorm(t *testing.T) {
 				}
 			}
 			in := floats(t, d, x)
-			run(t, d, kernels.RMSNorm{X: in, Out: in, Gain: floats(t, d, gain), Rows: rows, Dim: dim,
+			run(t, d, &kernels.RMSNorm{X: in, Out: in, Gain: floats(t, d, gain), Rows: rows, Dim: dim,
 				Eps: eps})
 			if e := normError(in.Float32s(), want); !(e < 1e-6) {
 				t.Errorf("%s, dim %d: error %g", isa, dim, e)
@@ -84,7 +84,7 @@ func TestRoPE(t *testing.T) {
 				}
 			}
 			in := floats(t, d, x)
-			run(t, d, kernels.RoPE{X: in, Cos: floats(t, d, cos), Sin: floats(t, d, sin), Rows: rows,
+			run(t, d, &kernels.RoPE{X: in, Cos: floats(t, d, cos), Sin: floats(t, d, sin), Rows: rows,
 				Heads: heads, HeadDim: dim, Rotated: rotated, Interleaved: interleaved})
 			if e := normError(in.Float32s(), want); !(e < 3e-7) {
 				t.Errorf("%s, interleaved %v: error %g", isa, interleaved, e)
@@ -126,7 +126,7 @@ func newCache(t *testing.T, d *Device, rng *rand.Rand, pageTokens, kvHeads, dim,
 	for i := range n {
 		sq[i], pos[i] = int32(i/length), int32(i%length)
 	}
-	run(t, d, kernels.KVAppend{KV: c.kv, K: floats(t, d, c.k), V: floats(t, d, c.v),
+	run(t, d, &kernels.KVAppend{KV: c.kv, K: floats(t, d, c.k), V: floats(t, d, c.v),
 		Seqs: ints(t, d, sq), Pos: ints(t, d, pos), Rows: n})
 	return c
 }
@@ -186,7 +186,7 @@ func TestAttention(t *testing.T) {
 						c.window, float64(float32(scale)))...)
 				}
 			}
-			op := kernels.Attention{KV: kc.kv, Q: floats(t, d, q), Out: alloc(t, d, 4*len(q)),
+			op := &kernels.Attention{KV: kc.kv, Q: floats(t, d, q), Out: alloc(t, d, 4*len(q)),
 				Seqs: ints(t, d, seqs), Pos: ints(t, d, pos), Rows: rows, Heads: heads,
 				Scale: float32(scale), Window: c.window}
 			run(t, d, op)
@@ -194,7 +194,8 @@ func TestAttention(t *testing.T) {
 				t.Errorf("%s, %+v: error %g", isa, c, e)
 			}
 			r := rows / 2
-			one := op
+			copied := *op
+			one := &copied
 			one.Rows, one.Q = 1, floats(t, d, q[r*row:(r+1)*row])
 			one.Seqs, one.Pos = ints(t, d, seqs[r:r+1]), ints(t, d, pos[r:r+1])
 			one.Out = alloc(t, d, 4*row)
@@ -216,7 +217,7 @@ func TestRoute(t *testing.T) {
 					logits[i] = float32(i % 3)
 				}
 				logits[c.experts] = 500
-				op := kernels.Route{Logits: floats(t, d, logits), IDs: alloc(t, d, 4*rows*c.topK),
+				op := &kernels.Route{Logits: floats(t, d, logits), IDs: alloc(t, d, 4*rows*c.topK),
 					Weights: alloc(t, d, 4*rows*c.topK), Rows: rows, Experts: c.experts, TopK: c.topK,
 					Normalize: normalize}
 				run(t, d, op)
@@ -279,7 +280,7 @@ func TestCombineFollowsTheOrderOfExperts(t *testing.T) {
 						ids = append(ids, int32(id))
 					}
 				}
-				op := kernels.Combine{X: floats(t, d, x), Y: floats(t, d, y), Rows: rows, Dim: dim,
+				op := &kernels.Combine{X: floats(t, d, x), Y: floats(t, d, y), Rows: rows, Dim: dim,
 					TopK: topK, Shared: floats(t, d, shared)}
 				if topK != 1 {
 					op.IDs, op.Weights = ints(t, d, ids), floats(t, d, w)
@@ -331,7 +332,7 @@ func TestGatherRowsAndCopy(t *testing.T) {
 	const dim = 5
 	x, index := normal(rng, 7*dim), []int32{6, 6, 0}
 	out := alloc(t, d, 4*len(index)*dim)
-	run(t, d, kernels.GatherRows{X: floats(t, d, x), Index: ints(t, d, index), Out: out,
+	run(t, d, &kernels.GatherRows{X: floats(t, d, x), Index: ints(t, d, index), Out: out,
 		Rows: len(index), Dim: dim})
 	for i, r := range index {
 		sameBits(t, "row", out.Float32s()[i*dim:(i+1)*dim], x[int(r)*dim:(int(r)+1)*dim])

@@ -60,7 +60,7 @@ func shapes(typ quant.Type) []shape {
 func multiply(t *testing.T, d *Device, w kernels.Weight, x []float32, m int, exact bool) []float32 {
 	t.Helper()
 	out := alloc(t, d, 4*m*w.Rows)
-	run(t, d, kernels.MatMul{X: floats(t, d, x), Rows: m, Exact: exact,
+	run(t, d, &kernels.MatMul{X: floats(t, d, x), Rows: m, Exact: exact,
 		Terms: []kernels.Term{{W: w, Out: out}}})
 	return append([]float32(nil), out.Float32s()...)
 }
@@ -187,7 +187,7 @@ func TestBiasAndAccumulate(t *testing.T) {
 	w, _ := place(t, d, quant.Q4_0, rows, cols, b, 0)
 	plain := multiply(t, d, w, x, m, false)
 	sum, biased := floats(t, d, old), alloc(t, d, 4*m*rows)
-	run(t, d, kernels.MatMul{X: floats(t, d, x), Rows: m, Terms: []kernels.Term{
+	run(t, d, &kernels.MatMul{X: floats(t, d, x), Rows: m, Terms: []kernels.Term{
 		{W: w, Out: sum, Bias: floats(t, d, bias), Accumulate: true},
 		{W: w, Out: biased, Bias: floats(t, d, bias)},
 	}})
@@ -296,7 +296,7 @@ func TestExpertFFN(t *testing.T) {
 				for _, landed := range []bool{false, true} {
 					f := newFFN(t, d, c.types, c.dim, c.width, rows, uint64(i), landed)
 					name := fmt.Sprintf("%s, case %d, %d rows, landed %v", isa, i, rows, landed)
-					run(t, d, f.op)
+					run(t, d, &f.op)
 					got := append([]float32(nil), f.op.Out.Float32s()...)
 					// Hidden rows are quantised too: twice the error of one product, and more where
 					// gate and up differ from the mean.
@@ -308,7 +308,7 @@ func TestExpertFFN(t *testing.T) {
 					}
 					sameBits(t, name, got, first)
 					f.op.Exact = true
-					run(t, d, f.op)
+					run(t, d, &f.op)
 					if e := normError(f.op.Out.Float32s(), f.want); !(e < 2*exactTolerance) {
 						t.Errorf("%s, exact: error %g", name, e)
 					}
@@ -322,7 +322,7 @@ func TestExpertRowsDoNotDependOnTheirNeighbours(t *testing.T) {
 	d := open(t, "", 2)
 	types := [3]quant.Type{quant.Q4_0, quant.Q4_0, quant.Q5_K}
 	f := newFFN(t, d, types, 256, 256, 30, 9, true)
-	run(t, d, f.op)
+	run(t, d, &f.op)
 	dim := f.op.Dim
 	all := append([]float32(nil), f.op.Out.Float32s()...)
 	for _, e := range f.op.Experts {
@@ -331,7 +331,7 @@ func TestExpertRowsDoNotDependOnTheirNeighbours(t *testing.T) {
 			one.Experts = []kernels.Expert{e}
 			one.Experts[0].Rows, one.Experts[0].Slots = e.Rows[i:i+1], e.Slots[i:i+1]
 			clear(one.Out.Host())
-			run(t, d, one)
+			run(t, d, &one)
 			at := int(e.Slots[i]) * dim
 			sameBits(t, fmt.Sprintf("row %d", e.Rows[i]), one.Out.Float32s()[at:at+dim], all[at:at+dim])
 		}

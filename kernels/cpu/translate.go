@@ -26,26 +26,26 @@ func (s *stream) perChunk(rows, rowBytes int) (per, chunks int) {
 // translate appends the tasks of a validated op.
 func (s *stream) translate(op kernels.Op) error {
 	switch o := op.(type) {
-	case kernels.Embed:
-		s.embed(&o)
-	case kernels.RMSNorm:
-		s.rmsNorm(&o)
-	case kernels.MatMul:
-		return s.matMul(&o)
-	case kernels.RoPE:
-		s.rope(&o)
-	case kernels.KVAppend:
-		s.kvAppend(&o)
-	case kernels.Attention:
-		s.attention(&o)
-	case kernels.Route:
-		s.route(&o)
-	case kernels.ExpertFFN:
-		return s.expertFFN(&o)
-	case kernels.Combine:
-		s.combine(&o)
-	case kernels.GatherRows:
-		s.gatherRows(&o)
+	case *kernels.Embed:
+		s.embed(o)
+	case *kernels.RMSNorm:
+		s.rmsNorm(o)
+	case *kernels.MatMul:
+		return s.matMul(o)
+	case *kernels.RoPE:
+		s.rope(o)
+	case *kernels.KVAppend:
+		s.kvAppend(o)
+	case *kernels.Attention:
+		s.attention(o)
+	case *kernels.Route:
+		s.route(o)
+	case *kernels.ExpertFFN:
+		return s.expertFFN(o)
+	case *kernels.Combine:
+		s.combine(o)
+	case *kernels.GatherRows:
+		s.gatherRows(o)
 	}
 	return nil
 }
@@ -92,14 +92,15 @@ func (s *stream) rope(o *kernels.RoPE) {
 }
 
 func cache(k *kernels.KV) C.kv_args {
-	layer := int64(2) * int64(k.KVHeads) * int64(k.PageTokens) * int64(k.HeadDim)
+	row, _ := kernels.CacheBytes(k.Type, int64(k.HeadDim)) // validated
 	return C.kv_args{
 		pool: at(k.Pool), tables: at(k.Tables),
-		pages:       C.int64_t(k.Pool.Bytes / k.PageBytes),
-		table_rows:  C.int64_t(k.Tables.Bytes / 4 / int64(k.PagesMax)),
-		page_floats: C.int64_t(k.PageBytes / 4),
-		layer_at:    C.int64_t(int64(k.Layer) * layer),
-		pages_max:   n32(k.PagesMax), page_tokens: n32(k.PageTokens),
+		pages:      C.int64_t(k.Pool.Bytes / k.PageBytes),
+		table_rows: C.int64_t(k.Tables.Bytes / 4 / int64(k.PagesMax)),
+		page_bytes: C.int64_t(k.PageBytes),
+		layer_at:   C.int64_t(int64(k.Layer) * k.LayerBytes()),
+		row_bytes:  C.int64_t(row), _type: C.int32_t(k.Type),
+		pages_max: n32(k.PagesMax), page_tokens: n32(k.PageTokens),
 		kv_heads: n32(k.KVHeads), head_dim: n32(k.HeadDim),
 	}
 }

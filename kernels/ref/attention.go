@@ -5,22 +5,24 @@ import (
 	"math"
 
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/quant"
 )
 
 // pages is a paged key-value cache, with one layer chosen.
 type pages struct {
-	kv     *kernels.KV
-	pool   []float32
-	tables []int32
+	kv       *kernels.KV
+	pool     []byte
+	tables   []int32
+	rowBytes int
 }
 
 func (v *view) pages(kv *kernels.KV) pages {
-	return pages{kv, v.floats(kv.Pool, int(kv.Pool.Bytes/4)),
-		v.ints(kv.Tables, int(kv.Tables.Bytes/4))}
+	size, _ := kernels.CacheBytes(kv.Type, int64(kv.HeadDim)) // validated
+	return pages{kv, v.bytes(kv.Pool), v.ints(kv.Tables, int(kv.Tables.Bytes/4)), int(size)}
 }
 
-// at returns the index in the pool of the key of head 0 at a position of a sequence, or an error
-// for a position without a page. The key of head h lies h*PageTokens*HeadDim further on.
+// at returns where the pool has the key of head 0 at a position of a sequence, or an error for a
+// position without a page. The key of head h lies h*PageTokens rows further on.
 func (p *pages) at(seq, pos int32) (int, error) {
 	kv := p.kv
 	page := int(pos) / kv.PageTokens
@@ -29,17 +31,33 @@ func (p *pages) at(seq, pos int32) (int, error) {
 		return 0, fmt.Errorf("%w: sequence %d, position %d: outside the page table",
 			kernels.ErrDevice, seq, pos)
 	}
-	id := int(p.tables[entry])
-	pageFloats := int(kv.PageBytes / 4)
-	if id < 0 || id >= len(p.pool)/pageFloats {
+	id, size := int(p.tables[entry]), int(kv.PageBytes)
+	if id < 0 || id >= len(p.pool)/size {
 		return 0, fmt.Errorf("%w: sequence %d, position %d: page %d of %d", kernels.ErrDevice, seq,
-			pos, id, len(p.pool)/pageFloats)
+			pos, id, len(p.pool)/size)
 	}
-	return id*pageFloats + kv.Layer*2*p.side() + int(pos)%kv.PageTokens*kv.HeadDim, nil
+	return id*size + kv.Layer*2*p.side() + int(pos)%kv.PageTokens*p.rowBytes, nil
 }
 
-// side returns the floats of one layer's keys in a page, which are also those of its values.
-func (p *pages) side() int { return p.kv.KVHeads * p.kv.PageTokens * p.kv.HeadDim }
+// side returns the bytes of one layer's keys in a page, which are also those of its values.
+func (p *pages) side() int { return int(p.kv.LayerBytes() / 2) }
+
+// store encodes a row of a head.
+func (p *pages) store(at int, row []float32) {
+	to := p.pool[at:][:p.rowBytes]
+	size, elements := p.kv.Type.BlockBytes(), p.kv.Type.BlockSize()
+	for ; len(row) > 0; to, row = to[size:], row[elements:] {
+		if quant.Encode(p.kv.Type, to[:size], row[:elements]) != nil {
+			clear(to[:size])
+			to[1] = 0x7E // a scale that is NaN
+		}
+	}
+}
+
+// load decodes a row of a head into out.
+func (p *pages) load(at int, out []float32) {
+	_ = quant.Decode(p.kv.Type, out, p.pool[at:][:p.rowBytes]) // of validated lengths
+}
 
 func (x *executor) kvAppend(v *view, o *kernels.KVAppend) error {
 	p := v.pages(&o.KV)
@@ -55,9 +73,9 @@ func (x *executor) kvAppend(v *view, o *kernels.KVAppend) error {
 			return err
 		}
 		for h := range heads {
-			to := at + h*o.KV.PageTokens*dim
-			copy(p.pool[to:to+dim], keys[(t*heads+h)*dim:])
-			copy(p.pool[to+p.side():][:dim], values[(t*heads+h)*dim:])
+			to, from := at+h*o.KV.PageTokens*p.rowBytes, (t*heads+h)*dim
+			p.store(to, keys[from:from+dim])
+			p.store(to+p.side(), values[from:from+dim])
 		}
 	}
 	return nil
@@ -102,17 +120,20 @@ func (x *executor) attention(v *view, o *kernels.Attention) error {
 // attend is one head of one row.
 func (p *pages) attend(q, out []float32, where []int, kvHead int, scale float64) {
 	dim := len(q)
-	skip := kvHead * p.kv.PageTokens * dim
+	skip := kvHead * p.kv.PageTokens * p.rowBytes
 	scores, top := make([]float64, len(where)), math.Inf(-1)
+	row := make([]float32, dim)
 	for i, at := range where {
-		scores[i] = scale * dot(p.pool[at+skip:][:dim], q)
+		p.load(at+skip, row)
+		scores[i] = scale * dot(row, q)
 		top = max(top, scores[i])
 	}
 	sum, acc := 0.0, make([]float64, dim)
 	for i, at := range where {
 		e := math.Exp(scores[i] - top)
 		sum += e
-		for j, value := range p.pool[at+skip+p.side():][:dim] {
+		p.load(at+skip+p.side(), row)
+		for j, value := range row {
 			acc[j] += e * float64(value)
 		}
 	}

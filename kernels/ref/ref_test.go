@@ -70,16 +70,16 @@ func TestOpsComputeTheirFormulas(t *testing.T) {
 	z := func(n int) kernels.Span { return host(t, d, make([]float32, n)...) }
 
 	out := z(4)
-	run(t, d, kernels.Embed{Table: weight(t, d, 3, 2, 1, 2, 3, 4, 5, 6),
+	run(t, d, &kernels.Embed{Table: weight(t, d, 3, 2, 1, 2, 3, 4, 5, 6),
 		IDs: hostInts(t, d, 2, 0), Out: out, Rows: 2})
 	equal(t, "embed", out.Float32s(), 5, 6, 1, 2)
 
-	run(t, d, kernels.RMSNorm{X: host(t, d, 3, 4), Out: out, Gain: host(t, d, 1, 2), Rows: 1,
+	run(t, d, &kernels.RMSNorm{X: host(t, d, 3, 4), Out: out, Gain: host(t, d, 1, 2), Rows: 1,
 		Dim: 2, Eps: 12.5}) // mean square 12.5, root of 25
 	equal(t, "norm", out.Float32s(), 0.6, 1.6)
 
 	acc := host(t, d, 100, 200)
-	run(t, d, kernels.MatMul{X: host(t, d, 1, 2, 3, 4), Rows: 2, Terms: []kernels.Term{
+	run(t, d, &kernels.MatMul{X: host(t, d, 1, 2, 3, 4), Rows: 2, Terms: []kernels.Term{
 		{W: weight(t, d, 2, 2, 1, 10, 100, 1000), Bias: host(t, d, 0.5, 0.25), Out: out},
 		{W: weight(t, d, 1, 2, 1, -1), Out: acc, Accumulate: true}}})
 	equal(t, "matmul", out.Float32s(), 21.5, 2100.25, 43.5, 4300.25)
@@ -92,12 +92,12 @@ func TestOpsComputeTheirFormulas(t *testing.T) {
 		want        []float32
 	}{{true, []float32{-2, 1, -r, 7 * r, 5}}, {false, []float32{-3, 2*r - 4*r, 1, 6 * r, 5}}} {
 		x := host(t, d, 1, 2, 3, 4, 5)
-		run(t, d, kernels.RoPE{X: x, Cos: host(t, d, 0, r), Sin: host(t, d, 1, r), Rows: 1,
+		run(t, d, &kernels.RoPE{X: x, Cos: host(t, d, 0, r), Sin: host(t, d, 1, r), Rows: 1,
 			Heads: 1, HeadDim: 5, Rotated: 4, Interleaved: c.interleaved})
 		equal(t, "rope", x.Float32s(), c.want...)
 	}
 
-	run(t, d, kernels.GatherRows{X: host(t, d, 1, 2, 3, 4, 5, 6), Index: hostInts(t, d, 2, 1),
+	run(t, d, &kernels.GatherRows{X: host(t, d, 1, 2, 3, 4, 5, 6), Index: hostInts(t, d, 2, 1),
 		Out: out, Rows: 2, Dim: 2})
 	equal(t, "gather", out.Float32s(), 5, 6, 3, 4)
 }
@@ -108,7 +108,7 @@ func TestRouteBreaksTiesByIndexAndNormalises(t *testing.T) {
 	logits := host(t, d, ln(1), ln(4), ln(2), ln(4), ln(1)) // p = 1/12, 4/12, 2/12, 4/12, 1/12
 	for _, normalize := range []bool{false, true} {
 		ids, weights := hostInts(t, d, 9, 9, 9), host(t, d, 0, 0, 0)
-		run(t, d, kernels.Route{Logits: logits, IDs: ids, Weights: weights, Rows: 1, Experts: 5,
+		run(t, d, &kernels.Route{Logits: logits, IDs: ids, Weights: weights, Rows: 1, Experts: 5,
 			TopK: 3, Normalize: normalize})
 		if got := ids.Int32s(); got[0] != 1 || got[1] != 3 || got[2] != 2 {
 			t.Fatalf("ids %v, want 1 3 2", got)
@@ -124,7 +124,7 @@ func TestRouteBreaksTiesByIndexAndNormalises(t *testing.T) {
 func TestExpertsAndCombine(t *testing.T) {
 	d := Open(Options{})
 	out := host(t, d, 7, 7, 7, 7)
-	run(t, d, kernels.ExpertFFN{X: host(t, d, 1, 2, 3, 4), Out: out, Dim: 2, Width: 1,
+	run(t, d, &kernels.ExpertFFN{X: host(t, d, 1, 2, 3, 4), Out: out, Dim: 2, Width: 1,
 		Experts: []kernels.Expert{{}, {Gate: weight(t, d, 1, 2, 1, 0), Up: weight(t, d, 1, 2, 0, 1),
 			Down: weight(t, d, 2, 1, 10, 100), Rows: []int32{1}, Slots: []int32{0}}}})
 	h := float32(3 / (1 + math.Exp(-3)) * 4)
@@ -133,7 +133,7 @@ func TestExpertsAndCombine(t *testing.T) {
 	// In ascending order of ids: (2^24 + 1) + 1 rounds both ones away, 1 + 1 first would not.
 	const big = 1 << 24
 	x := host(t, d, 0)
-	run(t, d, kernels.Combine{X: x, Y: host(t, d, 1, 1, big), IDs: hostInts(t, d, 7, 5, 3),
+	run(t, d, &kernels.Combine{X: x, Y: host(t, d, 1, 1, big), IDs: hostInts(t, d, 7, 5, 3),
 		Weights: host(t, d, 1, 1, 1), Rows: 1, Dim: 1, TopK: 3})
 	equal(t, "combine", x.Float32s(), big)
 	if got := x.Float32s()[0]; got != big {
@@ -141,12 +141,12 @@ func TestExpertsAndCombine(t *testing.T) {
 	}
 
 	x = host(t, d, 1)
-	run(t, d, kernels.Combine{X: x, Shared: host(t, d, 4), SharedGate: host(t, d, 0), Rows: 1,
+	run(t, d, &kernels.Combine{X: x, Shared: host(t, d, 4), SharedGate: host(t, d, 0), Rows: 1,
 		Dim: 1})
 	equal(t, "shared expert behind a gate", x.Float32s(), 3)
-	run(t, d, kernels.Combine{X: x, Shared: host(t, d, 4), Rows: 1, Dim: 1})
+	run(t, d, &kernels.Combine{X: x, Shared: host(t, d, 4), Rows: 1, Dim: 1})
 	equal(t, "shared expert", x.Float32s(), 7)
-	run(t, d, kernels.Combine{X: x, Y: host(t, d, 5), Rows: 1, Dim: 1, TopK: 1})
+	run(t, d, &kernels.Combine{X: x, Y: host(t, d, 5), Rows: 1, Dim: 1, TopK: 1})
 	equal(t, "one expert of weight one", x.Float32s(), 12)
 }
 
@@ -155,11 +155,11 @@ func TestAttentionOverPagesAndWindow(t *testing.T) {
 	d := Open(Options{})
 	kv := kernels.KV{Pool: host(t, d, make([]float32, 3*4)...), Tables: hostInts(t, d, 2, 0),
 		PagesMax: 2, PageTokens: 1, PageBytes: 16, Layer: 1, KVHeads: 1, HeadDim: 1}
-	run(t, d, kernels.KVAppend{KV: kv, K: host(t, d, 0, float32(math.Log(3))),
+	run(t, d, &kernels.KVAppend{KV: kv, K: host(t, d, 0, float32(math.Log(3))),
 		V: host(t, d, 8, 4), Seqs: hostInts(t, d, 0, 0), Pos: hostInts(t, d, 0, 1), Rows: 2})
 	equal(t, "pool", kv.Pool.Float32s(), 0, 0, float32(math.Log(3)), 4, 0, 0, 0, 0, 0, 0, 0, 8)
 	out := host(t, d, 0, 0)
-	a := kernels.Attention{KV: kv, Q: host(t, d, 2, 0), Out: out, Seqs: hostInts(t, d, 0),
+	a := &kernels.Attention{KV: kv, Q: host(t, d, 2, 0), Out: out, Seqs: hostInts(t, d, 0),
 		Pos: hostInts(t, d, 1), Rows: 1, Heads: 2, Scale: 0.5}
 	run(t, d, a)
 	equal(t, "attention", out.Float32s(), (8+3*4)/4., (8+4)/2.)
@@ -176,13 +176,13 @@ func TestIndicesInDeviceMemoryAreChecked(t *testing.T) {
 	ints := func(v ...int32) kernels.Span { return hostInts(t, d, v...) }
 	w := weight(t, d, 1, 1, 1)
 	for name, op := range map[string]kernels.Op{
-		"token":    kernels.Embed{Table: w, IDs: ints(1), Out: host(t, d, 0), Rows: 1},
-		"row":      kernels.GatherRows{X: one, Index: ints(-1), Out: host(t, d, 0), Rows: 1, Dim: 1},
-		"position": kernels.KVAppend{KV: kv, K: one, V: one, Seqs: ints(0), Pos: ints(2), Rows: 1},
-		"sequence": kernels.KVAppend{KV: kv, K: one, V: one, Seqs: ints(1), Pos: ints(0), Rows: 1},
-		"page": kernels.Attention{KV: kv, Q: one, Out: host(t, d, 0), Seqs: ints(0),
+		"token":    &kernels.Embed{Table: w, IDs: ints(1), Out: host(t, d, 0), Rows: 1},
+		"row":      &kernels.GatherRows{X: one, Index: ints(-1), Out: host(t, d, 0), Rows: 1, Dim: 1},
+		"position": &kernels.KVAppend{KV: kv, K: one, V: one, Seqs: ints(0), Pos: ints(2), Rows: 1},
+		"sequence": &kernels.KVAppend{KV: kv, K: one, V: one, Seqs: ints(1), Pos: ints(0), Rows: 1},
+		"page": &kernels.Attention{KV: kv, Q: one, Out: host(t, d, 0), Seqs: ints(0),
 			Pos: ints(1), Rows: 1, Heads: 1},
-		"slot": kernels.ExpertFFN{X: one, Out: host(t, d, 0), Dim: 1, Width: 1,
+		"slot": &kernels.ExpertFFN{X: one, Out: host(t, d, 0), Dim: 1, Width: 1,
 			Experts: []kernels.Expert{{Gate: w, Up: w, Down: w, Rows: []int32{0, 0},
 				Slots: []int32{0, 0}}}},
 	} {
@@ -207,7 +207,7 @@ func TestDiscreteMemoryIsOutOfTheHostsReach(t *testing.T) {
 	pinned := host(t, d, make([]float32, 128)...)
 	bad := map[string]func(kernels.Stream){
 		"an op on host memory": func(s kernels.Stream) {
-			s.Run(kernels.GatherRows{X: pinned, Index: a.All(), Out: a.All(), Rows: 1, Dim: 1})
+			s.Run(&kernels.GatherRows{X: pinned, Index: a.All(), Out: a.All(), Rows: 1, Dim: 1})
 		},
 		"a copy within the host": func(s kernels.Stream) {
 			s.Copy(pinned.Slice(0, 4), pinned.Slice(8, 4))
@@ -310,7 +310,7 @@ func BenchmarkMatMul(b *testing.B) {
 	x, _ := d.Alloc(4 * n)
 	out, _ := d.Alloc(4 * n)
 	w := kernels.Weight{Data: data.All(), Type: quant.Q4_0, Rows: n, Cols: n}
-	op := kernels.MatMul{X: x.All(), Rows: 1, Terms: []kernels.Term{{W: w, Out: out.All()}}}
+	op := &kernels.MatMul{X: x.All(), Rows: 1, Terms: []kernels.Term{{W: w, Out: out.All()}}}
 	b.SetBytes(data.Bytes)
 	for b.Loop() {
 		s.Run(op)

@@ -19,26 +19,26 @@ func (x *executor) run(op kernels.Op) error {
 	v := view{memory: x.memory}
 	var err error
 	switch o := op.(type) {
-	case kernels.Embed:
-		err = x.embed(&v, &o)
-	case kernels.RMSNorm:
-		err = x.rmsNorm(&v, &o)
-	case kernels.MatMul:
-		err = x.matMul(&v, &o)
-	case kernels.RoPE:
-		err = x.rope(&v, &o)
-	case kernels.KVAppend:
-		err = x.kvAppend(&v, &o)
-	case kernels.Attention:
-		err = x.attention(&v, &o)
-	case kernels.Route:
-		err = x.route(&v, &o)
-	case kernels.ExpertFFN:
-		err = x.expertFFN(&v, &o)
-	case kernels.Combine:
-		err = x.combine(&v, &o)
-	case kernels.GatherRows:
-		err = x.gatherRows(&v, &o)
+	case *kernels.Embed:
+		err = x.embed(&v, o)
+	case *kernels.RMSNorm:
+		err = x.rmsNorm(&v, o)
+	case *kernels.MatMul:
+		err = x.matMul(&v, o)
+	case *kernels.RoPE:
+		err = x.rope(&v, o)
+	case *kernels.KVAppend:
+		err = x.kvAppend(&v, o)
+	case *kernels.Attention:
+		err = x.attention(&v, o)
+	case *kernels.Route:
+		err = x.route(&v, o)
+	case *kernels.ExpertFFN:
+		err = x.expertFFN(&v, o)
+	case *kernels.Combine:
+		err = x.combine(&v, o)
+	case *kernels.GatherRows:
+		err = x.gatherRows(&v, o)
 	}
 	if err != nil {
 		return fmt.Errorf("stream %q: %T: %w", x.name, op, err)

@@ -131,6 +131,7 @@ func (q *queue) send(f func() error) bool {
 }
 
 func (q *queue) Run(op kernels.Op) {
+	op = kernels.Clone(op)
 	q.send(func() error {
 		if q.failure() != nil {
 			return nil

@@ -175,7 +175,7 @@ func (f *Forward) begin(b Batch) {
 			cos[t*len(f.inv)+i], sin[t*len(f.inv)+i] = float32(c)*f.scale, float32(s)*f.scale
 		}
 	}
-	f.stream.Run(kernels.Embed{Table: f.Resident.Embedding, IDs: f.tokens, Out: f.x, Rows: rows})
+	f.stream.Run(&kernels.Embed{Table: f.Resident.Embedding, IDs: f.tokens, Out: f.x, Rows: rows})
 }
 
 // attention records a layer's attention block, and the norm before its feed-forward block.
@@ -183,34 +183,34 @@ func (f *Forward) attention(l, rows int) {
 	m, w, s := f.Model, &f.Resident.Layers[l], f.stream
 	kv := f.KV
 	kv.Layer = l
-	s.Run(kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.AttnNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
-	s.Run(kernels.MatMul{X: f.n, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
+	s.Run(&kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.AttnNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
+	s.Run(&kernels.MatMul{X: f.n, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
 		{W: w.Query, Bias: w.QueryBias, Out: f.q}, {W: w.Key, Bias: w.KeyBias, Out: f.k},
 		{W: w.Value, Bias: w.ValueBias, Out: f.v}}})
 	switch m.QKNorm {
 	case arch.HeadNorm:
-		s.Run(kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows * m.Heads,
+		s.Run(&kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows * m.Heads,
 			Dim: m.HeadDim, Eps: m.Eps})
-		s.Run(kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows * m.KVHeads,
+		s.Run(&kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows * m.KVHeads,
 			Dim: m.HeadDim, Eps: m.Eps})
 	case arch.FullNorm:
-		s.Run(kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows,
+		s.Run(&kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows,
 			Dim: m.Heads * m.HeadDim, Eps: m.Eps})
-		s.Run(kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows,
+		s.Run(&kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows,
 			Dim: m.KVHeads * m.HeadDim, Eps: m.Eps})
 	}
-	rope := kernels.RoPE{X: f.q, Cos: f.cos, Sin: f.sin, Rows: rows, Heads: m.Heads,
+	rope := &kernels.RoPE{X: f.q, Cos: f.cos, Sin: f.sin, Rows: rows, Heads: m.Heads,
 		HeadDim: m.HeadDim, Rotated: m.Rope.Dim, Interleaved: m.Rope.Interleaved}
 	s.Run(rope)
 	rope.X, rope.Heads = f.k, m.KVHeads
 	s.Run(rope)
-	s.Run(kernels.KVAppend{KV: kv, K: f.k, V: f.v, Seqs: f.seqs, Pos: f.pos, Rows: rows})
-	s.Run(kernels.Attention{KV: kv, Q: f.q, Out: f.attn, Seqs: f.seqs, Pos: f.pos, Rows: rows,
+	s.Run(&kernels.KVAppend{KV: kv, K: f.k, V: f.v, Seqs: f.seqs, Pos: f.pos, Rows: rows})
+	s.Run(&kernels.Attention{KV: kv, Q: f.q, Out: f.attn, Seqs: f.seqs, Pos: f.pos, Rows: rows,
 		Heads: m.Heads, Scale: float32(1 / math.Sqrt(float64(m.HeadDim))),
 		Window: m.Layers[l].Window})
-	s.Run(kernels.MatMul{X: f.attn, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
+	s.Run(&kernels.MatMul{X: f.attn, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
 		{W: w.AttnOut, Bias: w.AttnOutBias, Out: f.x, Accumulate: true}}})
-	s.Run(kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.FFNNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
+	s.Run(&kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.FFNNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
 }
 
 // dense computes a layer whose feed-forward block is one group.
@@ -223,7 +223,7 @@ func (f *Forward) dense(ctx context.Context, l, rows int) error {
 		return f.all[:rows], f.all[:rows]
 	})
 	if err == nil {
-		f.stream.Run(kernels.Combine{X: f.x, Y: f.y, Rows: rows, Dim: f.Model.Dim, TopK: 1})
+		f.stream.Run(&kernels.Combine{X: f.x, Y: f.y, Rows: rows, Dim: f.Model.Dim, TopK: 1})
 	}
 	return err
 }
@@ -234,7 +234,7 @@ func (f *Forward) sparse(ctx context.Context, l, rows int) error {
 	m, w, s := f.Model, &f.Resident.Layers[l], f.stream
 	f.route(w.Router, f.ids, f.probs, rows, w.SharedRouter)
 	if m.SharedWidth > 0 {
-		s.Run(kernels.ExpertFFN{X: f.n, Out: f.shared, Dim: m.Dim, Width: m.SharedWidth,
+		s.Run(&kernels.ExpertFFN{X: f.n, Out: f.shared, Dim: m.Dim, Width: m.SharedWidth,
 			Exact: f.Exact, Experts: []kernels.Expert{{Gate: w.SharedGate, Up: w.SharedUp,
 				Down: w.SharedDown, Rows: f.all[:rows], Slots: f.all[:rows]}}})
 	}
@@ -252,7 +252,7 @@ func (f *Forward) sparse(ctx context.Context, l, rows int) error {
 	if err := f.experts(ctx, a, m.ExpertWidth, f.routes.of); err != nil {
 		return err
 	}
-	c := kernels.Combine{X: f.x, Y: f.y, IDs: f.ids, Weights: f.probs, Rows: rows, Dim: m.Dim,
+	c := &kernels.Combine{X: f.x, Y: f.y, IDs: f.ids, Weights: f.probs, Rows: rows, Dim: m.Dim,
 		TopK: m.TopK}
 	if m.SharedWidth > 0 {
 		c.Shared, c.SharedGate = f.shared, f.gate
@@ -268,8 +268,8 @@ func (f *Forward) route(router kernels.Weight, ids, probs kernels.Span, rows int
 	if !shared.IsZero() {
 		terms = append(terms, kernels.Term{W: shared, Out: f.gate})
 	}
-	f.stream.Run(kernels.MatMul{X: f.n, Rows: rows, Terms: terms, Exact: true})
-	f.stream.Run(kernels.Route{Logits: f.router, IDs: ids, Weights: probs, Rows: rows,
+	f.stream.Run(&kernels.MatMul{X: f.n, Rows: rows, Terms: terms, Exact: true})
+	f.stream.Run(&kernels.Route{Logits: f.router, IDs: ids, Weights: probs, Rows: rows,
 		Experts: m.Experts, TopK: m.TopK, Normalize: m.Normalize})
 }
 
@@ -310,7 +310,7 @@ func (f *Forward) experts(ctx context.Context, a *weights.Acquisition, width int
 			list = append(list, kernels.Expert{Gate: l.Gate, Up: l.Up, Down: l.Down, Rows: rows,
 				Slots: slots})
 		}
-		f.stream.Run(kernels.ExpertFFN{X: f.n, Out: f.y, Dim: f.Model.Dim, Width: width,
+		f.stream.Run(&kernels.ExpertFFN{X: f.n, Out: f.y, Dim: f.Model.Dim, Width: width,
 			Exact: f.Exact, Experts: list})
 		a.Computed(f.stream.Record())
 	}
@@ -321,8 +321,8 @@ func (f *Forward) experts(ctx context.Context, a *weights.Acquisition, width int
 func (f *Forward) final(index []int32) {
 	m, rows := f.Model, len(index)
 	copy(f.index.Int32s(), index)
-	f.stream.Run(kernels.GatherRows{X: f.x, Index: f.index, Out: f.rows, Rows: rows, Dim: m.Dim})
-	f.stream.Run(kernels.RMSNorm{X: f.rows, Out: f.rows, Gain: f.Resident.OutputNorm, Rows: rows,
+	f.stream.Run(&kernels.GatherRows{X: f.x, Index: f.index, Out: f.rows, Rows: rows, Dim: m.Dim})
+	f.stream.Run(&kernels.RMSNorm{X: f.rows, Out: f.rows, Gain: f.Resident.OutputNorm, Rows: rows,
 		Dim: m.Dim, Eps: m.Eps})
 }
 
@@ -348,7 +348,7 @@ func (f *Forward) head(b Batch, each func(i int, logits []float32)) error {
 	for at := 0; at < len(b.Logits); at += logitRows {
 		rows := min(logitRows, len(b.Logits)-at)
 		f.final(b.Logits[at : at+rows])
-		f.stream.Run(kernels.MatMul{X: f.rows, Rows: rows, Exact: f.Exact,
+		f.stream.Run(&kernels.MatMul{X: f.rows, Rows: rows, Exact: f.Exact,
 			Terms: []kernels.Term{{W: f.Resident.Output, Out: f.logits}}})
 		if err := f.stream.Sync(); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/quant"
 )
 
 // PageTokens is the number of positions in a page: small enough that a short sequence wastes
@@ -31,20 +32,23 @@ type Pool struct {
 	copy  kernels.Stream // copies pages
 }
 
-// TokenBytes is the cache's size for one position.
-func TokenBytes(layers, kvHeads, headDim int) int64 {
-	return int64(layers) * 2 * int64(kvHeads) * int64(headDim) * 4
+// TokenBytes is the cache's size for one position, with keys and values stored in a type that
+// kernels.KV may have; 0 where the type has no rows of headDim elements.
+func TokenBytes(t quant.Type, layers, kvHeads, headDim int) int64 {
+	k := kernels.KV{Type: t, PageTokens: 1, KVHeads: kvHeads, HeadDim: headDim}
+	return int64(layers) * k.LayerBytes()
 }
 
 // Pages is the number of pages that so many tokens take.
 func Pages(tokens int) int { return (tokens + PageTokens - 1) / PageTokens }
 
 // New allocates pages for so many tokens and a table for so many sequences of at most context
-// tokens.
-func New(d kernels.Device, layers, kvHeads, headDim, tokens, sequences, context int) (*Pool, error) {
+// tokens. Keys and values are stored in the type t.
+func New(d kernels.Device, t quant.Type, layers, kvHeads, headDim, tokens, sequences, context int,
+) (*Pool, error) {
 	pages := tokens / PageTokens
-	k := kernels.KV{PageTokens: PageTokens, KVHeads: kvHeads, HeadDim: headDim,
-		PageBytes: PageTokens * TokenBytes(layers, kvHeads, headDim), PagesMax: Pages(context)}
+	k := kernels.KV{Type: t, PageTokens: PageTokens, KVHeads: kvHeads, HeadDim: headDim,
+		PageBytes: PageTokens * TokenBytes(t, layers, kvHeads, headDim), PagesMax: Pages(context)}
 	pool, err := d.Alloc(int64(pages) * k.PageBytes)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/kernels/ref"
 )
 
@@ -14,7 +15,7 @@ import (
 func newPool(t *testing.T, pages, sequences, context int) *Pool {
 	t.Helper()
 	d := ref.Open(ref.Options{})
-	p, err := New(d, 1, 1, 1, pages*PageTokens, sequences, context)
+	p, err := New(d, quant.F32, 1, 1, 1, pages*PageTokens, sequences, context)
 	if err != nil {
 		t.Fatal(err)
 	}
