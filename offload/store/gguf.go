@@ -41,7 +41,7 @@ func readGGUF(r io.ReaderAt, file File) (part, error) {
 	if err := placeGGUFTensors(file, tensors, declaredAt, dataStart, alignment); err != nil {
 		return part{}, err
 	}
-	return part{file: file, tensors: tensors, metadata: metadata}, nil
+	return part{file: file, tensors: tensors, metadata: metadata, headerEnd: s.pos}, nil
 }
 
 // readGGUFVersion checks magic and version, and names byte order and old versions as such.

@@ -40,12 +40,26 @@ func sideLimit(name string) int64 {
 	return 0
 }
 
-// SideFile reads a file that lies beside the weights, by one of the Side names, as it is. A file
-// that is not there is an error that wraps ErrNotFound. The slice is the caller's own.
+// EmbeddedKey is the metadata key under which a GGUF file carries a side file. That of the
+// tokenizer is the GGUF specification's own.
+func EmbeddedKey(name string) string {
+	if name == SideTokenizer {
+		return "tokenizer.huggingface.json"
+	}
+	return "moering.side." + name
+}
+
+// SideFile reads a file that lies beside the weights, by one of the Side names, as it is; one that
+// a GGUF file carries in its metadata goes first. A file that is not there is an error that wraps
+// ErrNotFound. The slice is the caller's own.
 func (m *Model) SideFile(name string) ([]byte, error) {
 	limit := sideLimit(name)
 	if limit == 0 {
 		return nil, usageError(m.path, "", "%s is no side file", quoted(name))
+	}
+	if key := EmbeddedKey(name); m.metadata.Has(key) {
+		text, err := m.metadata.String(key)
+		return []byte(text), err
 	}
 	path := filepath.Join(m.dir, name)
 	data, err := readWhole(path, limit)

@@ -111,6 +111,9 @@ type Model struct {
 	tensors  []Tensor // by file, then offset
 	byName   map[string]int
 	metadata *Metadata
+	sums     *checksums // nil: the file carries none
+	// headerEnd is the offset of the first byte after each file's header.
+	headerEnd []int64
 }
 
 // Format says how the model is kept.
@@ -159,6 +162,8 @@ type part struct {
 	tensors []Tensor // File is not set yet
 	// metadata is that of a GGUF file, nil for safetensors.
 	metadata *Metadata
+	// headerEnd is the offset of the first byte after a GGUF header, before padding.
+	headerEnd int64
 }
 
 // newModel numbers the parts, orders their tensors and refuses a name that two files share.
@@ -179,6 +184,7 @@ func newModel(format Format, path, dir string, parts []part) (*Model, error) {
 	m.tensors = make([]Tensor, 0, total)
 	for i := range parts {
 		m.files = append(m.files, parts[i].file)
+		m.headerEnd = append(m.headerEnd, parts[i].headerEnd)
 		sortByOffset(parts[i].tensors)
 		for _, t := range parts[i].tensors {
 			if first, dup := m.byName[t.Name]; dup {
@@ -189,6 +195,10 @@ func newModel(format Format, path, dir string, parts []part) (*Model, error) {
 			m.byName[t.Name] = len(m.tensors)
 			m.tensors = append(m.tensors, t)
 		}
+	}
+	var err error
+	if m.sums, err = readChecksums(m); err != nil {
+		return nil, err
 	}
 	return m, nil
 }

@@ -56,8 +56,9 @@ func (m *Model) OpenFiles(direct bool) ([]*os.File, error) {
 	return opened, nil
 }
 
-// ReadTensor reads all bytes of a small tensor through the page cache. A tensor of more than
-// bytesMax bytes is refused before memory is taken for it. The slice is the caller's own.
+// ReadTensor reads all bytes of a small tensor through the page cache, and checks them where the
+// file has checksums. A tensor of more than bytesMax bytes is refused before memory is taken for
+// it. The slice is the caller's own.
 func (m *Model) ReadTensor(name string, bytesMax int64) (data []byte, err error) {
 	t, err := m.Tensor(name)
 	if err != nil {
@@ -79,6 +80,9 @@ func (m *Model) ReadTensor(name string, bytesMax int64) (data []byte, err error)
 	data = make([]byte, t.Size)
 	if err := readFull(f, data, t.Offset); err != nil {
 		return nil, readFailed(file, name, t.Offset, fmt.Sprintf("%d bytes", t.Size), err)
+	}
+	if err := m.verifyTensor(m.byName[name], data); err != nil {
+		return nil, err
 	}
 	return data, nil
 }
