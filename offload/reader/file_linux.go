@@ -15,6 +15,8 @@ type file struct {
 	align  int    // what direct reads ask for, in bytes
 	direct bool   // reads bypass the page cache
 	reason string // why they do not, if that was wished for
+	device uint64 // st_dev: major number in the upper half, minor in the lower
+	size   int64
 }
 
 // openFile opens a regular file, for direct reads unless the file system refuses them. The reason
@@ -26,7 +28,8 @@ func openFile(name string, buffered bool) (file, error) {
 		return f, &Error{File: name, Cause: fmt.Errorf("open: %w", err)}
 	}
 	var stat unix.Statx_t
-	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_DIOALIGN, &stat)
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH,
+		unix.STATX_TYPE|unix.STATX_SIZE|unix.STATX_DIOALIGN, &stat)
 	if err == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("not a regular file")
 	}
@@ -34,7 +37,8 @@ func openFile(name string, buffered bool) (file, error) {
 		unix.Close(fd)
 		return f, &Error{File: name, Cause: err}
 	}
-	f.fd = fd
+	f.fd, f.size = fd, int64(stat.Size)
+	f.device = uint64(stat.Dev_major)<<32 | uint64(stat.Dev_minor)
 	if buffered {
 		f.reason = "buffered reads were asked for"
 	} else if direct, reason := openDirect(&f, &stat); reason == "" {
@@ -103,6 +107,23 @@ func open(name string, flags int) (int, error) {
 func (f *file) readAt(buf []byte, offset int64) (int, error) {
 	return unix.Pread(f.fd, buf, offset)
 }
+
+// system names the file system that the file is on, by kind and identity.
+func (f *file) system() string {
+	var stat unix.Statfs_t
+	if err := unix.Fstatfs(f.fd, &stat); err != nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%x-%x-%x", stat.Type, uint32(stat.Fsid.Val[0]), uint32(stat.Fsid.Val[1]))
+}
+
+// mapMemory returns whole pages of zeroed memory.
+func mapMemory(bytes int) ([]byte, error) {
+	return unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+}
+
+// unmapMemory gives it back.
+func unmapMemory(b []byte) { _ = unix.Munmap(b) } // fails only for memory that is not mapped
 
 // close closes the descriptor.
 func (f *file) close() error { return unix.Close(f.fd) }

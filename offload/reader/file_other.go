@@ -16,6 +16,8 @@ type file struct {
 	align  int
 	direct bool
 	reason string
+	device uint64 // not known
+	size   int64  // not needed: only direct reads are probed
 }
 
 // openFile opens a file for buffered reads: direct ones are implemented for Linux alone.
@@ -39,6 +41,15 @@ func (f *file) readAt(buf []byte, offset int64) (int, error) {
 	}
 	return n, err
 }
+
+// system is not known.
+func (f *file) system() string { return "unknown" }
+
+// mapMemory returns zeroed memory.
+func mapMemory(bytes int) ([]byte, error) { return make([]byte, bytes), nil }
+
+// unmapMemory leaves it to the collector.
+func unmapMemory([]byte) {}
 
 // close closes the file.
 func (f *file) close() error { return f.file.Close() }

@@ -19,6 +19,9 @@ func openFiles(names []string, o Options) (files, error) {
 		if err != nil {
 			return nil, errors.Join(err, all.close())
 		}
+		if o.deviceOf != nil {
+			f.device = o.deviceOf(name, f.device)
+		}
 		all = append(all, f)
 		if !f.direct && !o.Buffered {
 			o.Logger.Warn("reads go through the page cache", "file", name, "reason", f.reason)
@@ -70,15 +73,17 @@ func (fs files) count(s Stats) Stats {
 }
 
 // info describes the reads for the user.
-func (fs files) info(kind string, o Options) string {
+func (fs files) info(kind string, q *queue) string {
 	how := fmt.Sprintf("direct reads of %d files", len(fs))
 	if list := fs.fallbacks(); len(list) > 0 {
 		how = fmt.Sprintf("direct reads of %d files, %d through the page cache (%s: %s)",
 			len(fs)-len(list), len(list), list[0].File, list[0].Reason)
 	}
-	return fmt.Sprintf("%s, depth %d, pieces of %d KiB, %s, aligned to %d bytes",
-		kind, o.Depth, o.ChunkBytes>>10, how, fs.align())
+	return fmt.Sprintf("%s, %s, %s, aligned to %d bytes", kind, q.describe(), how, fs.align())
 }
+
+// joinClose closes the files after an error.
+func joinClose(err error, fs files) error { return errors.Join(err, fs.close()) }
 
 // close closes all files.
 func (fs files) close() error {

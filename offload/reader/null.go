@@ -1,16 +1,12 @@
 package reader
 
-import (
-	"fmt"
-	"sync"
-)
+import "fmt"
 
 // Null completes every request at once and leaves its bytes untouched: what a run with it takes is
 // the floor of everything but reading.
 type Null struct {
 	pool  *pool
 	sizes []int64
-	close func() error
 }
 
 // NewNull makes a store of files of the given sizes in bytes, which are only used to refuse reads
@@ -20,9 +16,13 @@ func NewNull(sizes []int64, o Options) (*Null, error) {
 	if err != nil {
 		return nil, err
 	}
+	laneOf, devices, err := group(make([]uint64, len(sizes)), o)
+	if err != nil {
+		return nil, err
+	}
 	n := &Null{sizes: append([]int64(nil), sizes...)}
-	n.pool = newPool(newQueue(numbered("null", len(sizes)), Align, o), n, o.Depth)
-	n.close = sync.OnceValue(func() error { n.pool.close(); return nil })
+	q := newQueue(numbered("null", len(sizes)), laneOf, devices, Align, o)
+	n.pool = newPool(q, n, o.CloseWait, func() error { return nil })
 	return n, nil
 }
 
@@ -42,8 +42,14 @@ func (n *Null) readAt(p *piece, buf []byte, offset int64) (int, error) {
 // Submit implements Reader.
 func (n *Null) Submit(r *Request) error { return n.pool.queue.push(r) }
 
+// Cancel implements Reader.
+func (n *Null) Cancel(r *Request) bool { return n.pool.queue.cancel(r) }
+
+// Promote implements Reader.
+func (n *Null) Promote(r *Request, c Class) bool { return n.pool.queue.promote(r, c) }
+
 // Close implements Reader.
-func (n *Null) Close() error { return n.close() }
+func (n *Null) Close() error { return n.pool.close() }
 
 // Stats implements Reader.
 func (n *Null) Stats() Stats { return n.pool.queue.snapshot() }

@@ -1,12 +1,16 @@
 package reader
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // The kinds of reader that Open knows.
 const (
 	KindAuto  = "auto" // io_uring if the system lets us, else the pool
 	KindUring = "uring"
 	KindPread = "pread"
+	KindSim   = "sim" // the files' bytes with Options.Sim's faults
 )
 
 // Open opens the files with the kind of reader that the options name. With KindAuto, a system that
@@ -17,11 +21,13 @@ func Open(names []string, o Options) (Reader, error) {
 		return OpenPread(names, o)
 	case KindUring:
 		return OpenUring(names, o)
+	case KindSim:
+		return OpenSim(names, o)
 	case KindAuto, "":
 		return openAuto(names, o)
 	}
-	return nil, usageError("kind %q is none of %s, %s and %s", o.Kind, KindAuto, KindUring,
-		KindPread)
+	return nil, usageError("kind %q is none of %s, %s, %s and %s", o.Kind, KindAuto, KindUring,
+		KindPread, KindSim)
 }
 
 // openAuto prefers io_uring.
@@ -29,6 +35,9 @@ func openAuto(names []string, o Options) (Reader, error) {
 	uring, refusal := OpenUring(names, o)
 	if refusal == nil {
 		return uring, nil
+	}
+	if !errors.Is(refusal, ErrUnsupported) {
+		return nil, refusal
 	}
 	checked, err := o.withDefaults()
 	if err != nil {

@@ -3,28 +3,44 @@ package reader
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // retriesMax bounds the reads of one piece that were interrupted (EINTR, EAGAIN) or brought less
 // than one block: far more than any signal storm, and still no endless loop.
 const retriesMax = 64
 
-// piece is a part of a request that is read on its own: Buf[lo:hi].
+// piece is a part of a request that is read on its own: Buf[lo:hi]. It has a place in the queue and
+// is used again. What reading changes belongs to the goroutine that reads it.
 type piece struct {
-	request *Request
+	id, align int32 // never change
+	lane      int32
+
+	request  *Request // nil in a free place; guarded by the queue's mutex
+	stranded bool     // ran out of time; guarded by the queue's mutex
+	expired  atomic.Bool
+	started  time.Time
+
 	lo, hi  int
 	need    int // bytes from lo that must arrive
 	got     int // bytes from lo that have arrived, without a gap
-	align   int
 	reads   int // issued for this piece so far
 	retries int
 	shorts  int
 }
 
+// begin takes the place for Buf[lo:hi] of a request.
+func (p *piece) begin(r *Request, lo, hi, need int, now time.Time) {
+	p.request, p.lo, p.hi, p.need, p.started = r, lo, hi, need, now
+	p.got, p.reads, p.retries, p.shorts = 0, 0, 0, 0
+	p.expired.Store(false)
+}
+
 // start is where in the piece the next read begins: direct reads begin at whole blocks, so the
 // beginning of a block of which a part has arrived is read again.
-func (p *piece) start() int { return p.got &^ (p.align - 1) }
+func (p *piece) start() int { return p.got &^ (int(p.align) - 1) }
 
 // target is the memory and the file offset of the next read.
 func (p *piece) target() (buf []byte, offset int64) {

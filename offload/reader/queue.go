@@ -7,32 +7,49 @@ import (
 	"unsafe"
 )
 
-// queue holds requests in order, cuts them into pieces and counts. It is what the implementations
-// share; it knows nothing of how a piece is read. Safe for concurrent use; it allocates nothing
-// after newQueue but errors.
+// queue is what the implementations share: the requests that wait, by device and class, the pieces
+// in flight, and the counts. It knows nothing of how a piece is read. Safe for concurrent use; it
+// allocates nothing after newQueue but errors.
 type queue struct {
-	names []string // of the files, for errors
-	align int      // a power of two
-	chunk int      // largest piece, a multiple of align
-	now   func() time.Time
-	wake  func() // wakes the reader out of the kernel; nil if it waits on work
+	names   []string // of the files, for errors
+	laneOf  []int    // by file
+	align   int      // a power of two
+	timeout time.Duration
+	waits   int // requests that may wait in a line
+	now     func() time.Time
+	wake    func() // wakes the reader out of its sleep; nil if it waits on work
 
 	mu       sync.Mutex
-	work     sync.Cond  // a request came, or the queue was closed
-	room     sync.Cond  // a place is free, or the queue was closed
-	ring     []*Request // a ring of fixed size; the head may be partly cut
-	head, n  int
+	work     sync.Cond // for pools: a request came, or the queue was closed
+	quiet    sync.Cond // for drain: something ended
+	lanes    []lane
+	pieces   []piece // the places of all lanes
 	closed   bool
-	sleeping bool // the reader found nothing and wants wake
+	sleeping bool // the reader found nothing to start and wants wake
+	calling  int  // callbacks that run
 	busy     time.Time
 	numbers  uint64
 	stats    Stats
 }
 
-func newQueue(names []string, align int, o Options) *queue {
-	q := &queue{names: names, align: align, chunk: max(o.ChunkBytes, align), now: o.Now,
-		ring: make([]*Request, o.QueueRequests)}
-	q.work.L, q.room.L = &q.mu, &q.mu
+// newQueue makes the queue for files on devices; laneOf says for each file on which.
+func newQueue(names []string, laneOf []int, devices []device, align int, o Options) *queue {
+	q := &queue{names: names, laneOf: laneOf, align: align, timeout: o.Timeout,
+		waits: o.QueueRequests, now: o.Now, lanes: make([]lane, len(devices))}
+	q.work.L, q.quiet.L = &q.mu, &q.mu
+	for i, d := range devices {
+		l := &q.lanes[i]
+		l.stats = DeviceStats{Name: d.name, Files: d.files, Depth: d.depth,
+			ChunkBytes: max(d.chunk, align), ProbeBytesPerSecond: d.rate}
+		for c := range l.lines {
+			l.lines[c].room.L = &q.mu
+		}
+		for range d.depth {
+			l.free = append(l.free, int32(len(q.pieces)))
+			q.pieces = append(q.pieces, piece{lane: int32(i), id: int32(len(q.pieces)),
+				align: int32(align)})
+		}
+	}
 	return q
 }
 
@@ -45,6 +62,8 @@ func (q *queue) check(r *Request) error {
 		return usageError("no request or no Done")
 	case r.File < 0 || r.File >= len(q.names):
 		return usageError("file %d of %d", r.File, len(q.names))
+	case r.Class >= ClassCount:
+		return usageError("%s: %v of %d", r.Label, r.Class, ClassCount)
 	case r.Offset < 0 || r.Offset&int64(mask) != 0 || r.Offset > math.MaxInt64-int64(len(r.Buf)):
 		return usageError("%s: offset %d is not a multiple of %d", r.Label, r.Offset, q.align)
 	case len(r.Buf) == 0 || len(r.Buf)&mask != 0:
@@ -57,37 +76,49 @@ func (q *queue) check(r *Request) error {
 	return nil
 }
 
-// push appends a request; it waits while the queue is full.
+// push puts a request into the line of its class; it waits while that is full.
 func (q *queue) push(r *Request) error {
 	if err := q.check(r); err != nil {
 		return err
 	}
+	l := &q.lanes[q.laneOf[r.File]]
+	line := &l.lines[r.Class]
 	q.mu.Lock()
-	for q.n == len(q.ring) && !q.closed {
-		q.room.Wait()
+	for line.n >= q.waits && !q.closed && !l.hangs() {
+		line.room.Wait()
 	}
-	if q.closed {
+	if err := q.admit(r, l); err != nil {
 		q.mu.Unlock()
-		return ErrClosed
+		return err
 	}
-	if r.state.active {
-		q.mu.Unlock()
-		return usageError("%s: submitted while being read", r.Label)
+	line.push(r)
+	wake := q.sleeping && len(l.free) > 0 // else the end of a piece wakes the reader
+	if wake {
+		q.sleeping = false
 	}
-	want := roundUp(r.needed(), q.align)
-	r.state = state{active: true, want: want, piece: pieceBytes(want, q.chunk, q.align),
-		number: q.numbers}
-	q.numbers++
-	q.ring[(q.head+q.n)%len(q.ring)] = r
-	q.n++
-	wake := q.sleeping
-	q.sleeping = false
 	q.mu.Unlock()
 	if q.wake == nil {
 		q.work.Broadcast() // one request may be work for all
 	} else if wake {
 		q.wake()
 	}
+	return nil
+}
+
+// admit prepares a request for its line, or refuses it. The mutex is held.
+func (q *queue) admit(r *Request, l *lane) error {
+	switch {
+	case q.closed:
+		return ErrClosed
+	case r.state.active:
+		return usageError("%s: submitted while being read", r.Label)
+	case l.hangs():
+		return q.hanging(r)
+	}
+	want := roundUp(r.needed(), q.align)
+	r.state = state{active: true, class: r.Class, want: want, since: q.now(),
+		piece: pieceBytes(want, l.stats.ChunkBytes, q.align), number: q.numbers}
+	q.numbers++
 	return nil
 }
 
@@ -99,134 +130,189 @@ func (r *Request) needed() int {
 	return r.Need
 }
 
-// next cuts the next piece into p; with wait set, it waits for one. When got is false, there is
-// nothing to read now or, with closed, ever again.
-func (q *queue) next(p *piece, wait bool) (got, closed bool) {
+// cancel implements Reader.Cancel.
+func (q *queue) cancel(r *Request) bool {
+	if r == nil {
+		return false
+	}
 	q.mu.Lock()
-	for wait && q.n == 0 && !q.closed {
-		q.work.Wait()
+	defer q.mu.Unlock()
+	if !r.state.waiting || r.state.next > 0 {
+		return false
 	}
-	if q.closed {
-		q.abandon() // unlocks
-		return false, true
-	}
-	q.sleeping = q.n == 0
-	if q.n == 0 {
-		q.mu.Unlock()
-		return false, false
-	}
-	r := q.ring[q.head]
-	s := &r.state
-	lo, hi := s.next, min(s.next+s.piece, s.want)
-	*p = piece{request: r, lo: lo, hi: hi, need: min(hi, r.needed()) - lo, align: q.align}
-	s.next = hi
-	s.flying++
-	if s.next == s.want {
-		q.drop()
-	}
-	if q.stats.InFlight == 0 {
-		q.busy = q.now()
-	}
-	q.stats.InFlight++
-	q.stats.InFlightPeak = max(q.stats.InFlightPeak, q.stats.InFlight)
-	q.mu.Unlock()
-	return true, false
+	q.stats.Canceled++
+	q.stats.CanceledBytes += int64(r.needed())
+	q.unlink(r)
+	r.state = state{}
+	return true
 }
 
-// drop takes the head off the queue. The mutex is held.
-func (q *queue) drop() {
-	q.ring[q.head] = nil
-	q.head = (q.head + 1) % len(q.ring)
-	q.n--
-	q.room.Signal()
+// promote implements Reader.Promote.
+func (q *queue) promote(r *Request, c Class) bool {
+	if r == nil || c >= ClassCount {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !r.state.waiting {
+		return false
+	}
+	if c < r.state.class {
+		q.unlink(r)
+		q.lanes[q.laneOf[r.File]].lines[c].push(r)
+		q.stats.Promoted++
+		r.state.class, r.state.since = c, q.now()
+	}
+	return true
+}
+
+// unlink takes a request that waits out of its line. The mutex is held.
+func (q *queue) unlink(r *Request) { q.lanes[q.laneOf[r.File]].lines[r.state.class].remove(r) }
+
+// take starts the most urgent piece of any device that has a free place. Nil says that there is
+// nothing to start: then push calls wake when there is.
+func (q *queue) take() (p *piece, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.lanes {
+		if p := q.cut(&q.lanes[i]); p != nil {
+			return p, false
+		}
+	}
+	q.sleeping = true
+	return nil, q.closed
+}
+
+// wait starts the most urgent piece of one device, and waits for one. Nil says that the queue is
+// closed. It is called by no more goroutines than the device has places.
+func (q *queue) wait(lane int) *piece {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		if p := q.cut(&q.lanes[lane]); p != nil {
+			return p
+		}
+		if q.closed {
+			return nil
+		}
+		q.work.Wait()
+	}
+}
+
+// cut starts the most urgent piece of the device, if one waits and has a place. The mutex is held.
+func (q *queue) cut(l *lane) *piece {
+	if len(l.free) == 0 {
+		return nil
+	}
+	for c := range l.lines {
+		r := l.lines[c].first
+		if r == nil {
+			continue
+		}
+		s, now := &r.state, q.now()
+		if s.next == 0 {
+			q.waited(r, now)
+		}
+		lo, hi := s.next, min(s.next+s.piece, s.want)
+		p := &q.pieces[l.free[len(l.free)-1]]
+		l.free = l.free[:len(l.free)-1]
+		p.begin(r, lo, hi, min(hi, r.needed())-lo, now)
+		s.next = hi
+		s.flying++
+		if s.next == s.want {
+			q.unlink(r)
+		}
+		q.depart(l, now)
+		return p
+	}
+	return nil
 }
 
 // finish ends a piece: cause is nil if its bytes have arrived. The last piece of a request calls
-// Done.
+// Done. A stranded piece gives back its memory and its place.
 func (q *queue) finish(p *piece, cause error) {
-	r := p.request
 	q.mu.Lock()
-	s := &r.state
-	s.flying--
-	if cause != nil && s.err == nil {
-		s.err = p.failure(q.names[r.File], cause)
-		if s.next < s.want { // only the head of the queue is partly cut
-			s.next = s.want
-			q.drop()
+	defer q.mu.Unlock()
+	q.tally(p)
+	r, l := p.request, &q.lanes[p.lane]
+	if p.stranded {
+		l.stats.Stranded--
+		r.state.stranded--
+	} else {
+		q.land(l)
+		r.state.flying--
+		if cause != nil {
+			q.fail(r, p.failure(q.names[r.File], cause))
 		}
 	}
-	q.stats.InFlight--
-	if q.stats.InFlight == 0 {
-		q.stats.BusyNanos += q.now().Sub(q.busy).Nanoseconds()
-	}
-	q.stats.Pieces++
-	q.stats.Bytes += int64(min(p.got, p.need))
-	q.stats.Retries += int64(p.retries)
-	q.stats.Shorts += int64(p.shorts)
-	over := s.flying == 0 && s.next == s.want
-	var err error
-	if over {
-		err = q.over(r)
-	}
-	q.mu.Unlock()
-	p.request = nil
-	if over {
-		r.Done(r, err)
+	l.free = append(l.free, p.id)
+	stranded := p.stranded
+	p.request, p.stranded = nil, false
+	if !stranded {
+		q.settle(r)
+	} else if r.state.told && r.state.stranded == 0 {
+		q.release(r)
 	}
 }
 
-// over counts a request that is complete, and returns its error. The mutex is held.
-func (q *queue) over(r *Request) error {
-	err := r.state.err
+// fail notes the first failure; what has not started is not read. The mutex is held.
+func (q *queue) fail(r *Request, err error) {
+	if r.state.err == nil {
+		r.state.err = err
+	}
+	if r.state.waiting {
+		q.unlink(r)
+	}
+}
+
+// settle ends the request if no piece waits or flies. The mutex is held, but not during Done.
+func (q *queue) settle(r *Request) {
+	s := &r.state
+	if s.waiting || s.flying > 0 {
+		return
+	}
+	err, stranded := s.err, s.stranded > 0
 	q.stats.Requests++
 	if err != nil {
 		q.stats.Failed++
 	}
+	if stranded {
+		err = &strandedError{err}
+	} else {
+		*s = state{} // the caller's from Done on
+	}
+	q.call(func() { r.Done(r, err) })
+	if !stranded {
+		return
+	}
+	if s.told = true; s.stranded == 0 {
+		q.release(r)
+	}
+}
+
+// release tells that the system has let go of the memory. The mutex is held, but not during the
+// call.
+func (q *queue) release(r *Request) {
 	r.state = state{}
-	return err
+	if r.Released != nil {
+		q.call(func() { r.Released(r) })
+	}
+	q.stir()
 }
 
-// abandon fails the requests of a closed queue that are not read to the end. The mutex is held on
-// entry and not on return. Pieces in flight finish their requests themselves.
-func (q *queue) abandon() {
-	for q.n > 0 {
-		r := q.ring[q.head]
-		q.drop()
-		r.state.next = r.state.want
-		if r.state.err == nil {
-			r.state.err = ErrClosed
-		}
-		if r.state.flying > 0 {
-			continue
-		}
-		err := q.over(r)
-		q.mu.Unlock()
-		r.Done(r, err)
-		q.mu.Lock()
-	}
+// call runs a callback without the mutex.
+func (q *queue) call(f func()) {
+	q.calling++
 	q.mu.Unlock()
+	f()
+	q.mu.Lock()
+	q.calling--
+	q.stir()
 }
 
-// close makes push fail and next report closed.
-func (q *queue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.work.Broadcast()
-	q.room.Broadcast()
-	if q.wake != nil {
-		q.wake()
+// stir lets drain look again. The mutex is held.
+func (q *queue) stir() {
+	if q.closed {
+		q.quiet.Broadcast()
 	}
-}
-
-// snapshot returns the counts so far.
-func (q *queue) snapshot() Stats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	s := q.stats
-	s.Queued = q.n
-	if s.InFlight > 0 {
-		s.BusyNanos += q.now().Sub(q.busy).Nanoseconds()
-	}
-	return s
 }

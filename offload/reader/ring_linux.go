@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +15,13 @@ import (
 const (
 	opNop       = 0
 	opReadFixed = 4
+	opCancel    = 14
 	opRead      = 22
 
 	sqeFixedFile = 1 << 0
 
 	enterGetEvents = 1 << 0
+	enterExtArg    = 1 << 3
 
 	registerBuffers = 0
 	registerFiles   = 2
@@ -29,6 +32,7 @@ const (
 
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
+	featExtArg     = 1 << 8 // Linux 5.11: waiting has a limit
 
 	offsetRings = 0
 	offsetSQEs  = 0x10000000
@@ -77,11 +81,18 @@ type cqe struct {
 	_        uint32
 }
 
+// waitArg is struct io_uring_getevents_arg: how long to wait.
+type waitArg struct {
+	_     [2]uint64 // no signal mask
+	limit uintptr   // address of a timespec
+}
+
 // The sizes are the kernel's; a constant that overflows does not compile.
 const (
 	_ = uint(120-unsafe.Sizeof(ringParams{})) + uint(unsafe.Sizeof(ringParams{})-120)
 	_ = uint(64-unsafe.Sizeof(sqe{})) + uint(unsafe.Sizeof(sqe{})-64)
 	_ = uint(16-unsafe.Sizeof(cqe{})) + uint(unsafe.Sizeof(cqe{})-16)
+	_ = uint(24-unsafe.Sizeof(waitArg{})) + uint(unsafe.Sizeof(waitArg{})-24)
 )
 
 // ring is one io_uring. It belongs to the thread that made it.
@@ -100,7 +111,12 @@ type ring struct {
 	deferred     bool
 	fixedFiles   bool
 	fixedBuffers int // registered
+	limit        kernelTime
+	wait         waitArg
 }
+
+// kernelTime is struct __kernel_timespec.
+type kernelTime struct{ seconds, nanos int64 }
 
 // newRing makes a ring with room for the entries. The caller's goroutine is locked to its thread.
 func newRing(entries int) (*ring, error) {
@@ -136,8 +152,8 @@ func (r *ring) mapMemory(params *ringParams, entries int) (err error) {
 			r.close()
 		}
 	}()
-	if params.features&featSingleMmap == 0 || params.features&featNoDrop == 0 ||
-		int(params.sqEntries) < entries {
+	const needed = featSingleMmap | featNoDrop | featExtArg
+	if params.features&needed != needed || int(params.sqEntries) < entries {
 		return fmt.Errorf("io_uring_setup: features %#x, %d entries: the kernel is too old",
 			params.features, params.sqEntries)
 	}
@@ -168,7 +184,7 @@ func (r *ring) try() error {
 	*r.order() = sqe{opcode: opNop}
 	r.publish()
 	for range retriesMax {
-		if err := r.enter(1); err != nil && err != unix.EINTR {
+		if err := r.enter(1, 0); err != nil && err != unix.EINTR {
 			return fmt.Errorf("io_uring_enter: %w", err)
 		}
 		if c, ok := r.answer(); ok {
@@ -181,21 +197,24 @@ func (r *ring) try() error {
 	return fmt.Errorf("an empty order is not answered")
 }
 
-// registerFiles gives the kernel the descriptors once, instead of with every read. False leaves
+// registerFiles gives the kernel the descriptors once, instead of with every read. An error leaves
 // plain descriptors in use.
-func (r *ring) registerFiles(fds []int32) bool {
+func (r *ring) registerFiles(fds []int32) error {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFiles,
 		uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), 0, 0)
 	runtime.KeepAlive(fds)
-	r.fixedFiles = errno == 0
-	return r.fixedFiles
+	if errno != 0 {
+		return errno
+	}
+	r.fixedFiles = true
+	return nil
 }
 
 // fixedBytesMax is the most that the kernel registers as one buffer.
 const fixedBytesMax = 1 << 30
 
 // registerArena gives the kernel the memory once: it is pinned now and not with every read. An
-// error, as a rule ENOMEM by RLIMIT_MEMLOCK, leaves plain reads in use.
+// error, as a rule ENOMEM by RLIMIT_MEMLOCK, leaves plain reads in use and says what the limit is.
 func (r *ring) registerArena(arena []byte) error {
 	var vectors []unix.Iovec
 	for rest := arena; len(rest) > 0; {
@@ -207,10 +226,20 @@ func (r *ring) registerArena(arena []byte) error {
 		uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)), 0, 0)
 	runtime.KeepAlive(vectors)
 	if errno != 0 {
-		return errno
+		return fmt.Errorf("register %d bytes: %w%s", len(arena), errno, lockLimit(errno))
 	}
 	r.fixedBuffers = len(vectors)
 	return nil
+}
+
+// lockLimit says what the limit of locked memory is, if that is what an error can be about.
+func lockLimit(errno unix.Errno) string {
+	var limit unix.Rlimit
+	if errno != unix.ENOMEM || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil ||
+		limit.Cur == unix.RLIM_INFINITY {
+		return ""
+	}
+	return fmt.Sprintf(" (RLIMIT_MEMLOCK is %d bytes)", limit.Cur)
 }
 
 // order returns the next free order, to be overwritten as a whole and published. The caller never
@@ -223,10 +252,20 @@ func (r *ring) publish() { atomic.StoreUint32(r.sqTail, *r.sqTail+1) }
 // unsubmitted is how many published orders the kernel has not taken.
 func (r *ring) unsubmitted() uint32 { return *r.sqTail - atomic.LoadUint32(r.sqHead) }
 
-// enter submits what was published and waits for at least so many answers.
-func (r *ring) enter(answers int) error {
+// enter submits what was published and waits for at least so many answers, no longer than the limit
+// if that is above 0: then the error may be ETIME.
+func (r *ring) enter(answers int, limit time.Duration) error {
+	flags, argument, size := uintptr(enterGetEvents), uintptr(0), uintptr(0)
+	if limit > 0 {
+		// Both live in the ring, which does not move.
+		r.limit = kernelTime{int64(limit / time.Second), int64(limit % time.Second)}
+		r.wait.limit = uintptr(unsafe.Pointer(&r.limit))
+		flags |= enterExtArg
+		argument, size = uintptr(unsafe.Pointer(&r.wait)), unsafe.Sizeof(r.wait)
+	}
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd),
-		uintptr(r.unsubmitted()), uintptr(answers), enterGetEvents, 0, 0)
+		uintptr(r.unsubmitted()), uintptr(answers), flags, argument, size)
+	runtime.KeepAlive(r)
 	if errno != 0 {
 		return errno
 	}

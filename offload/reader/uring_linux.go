@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -16,109 +17,150 @@ const (
 	// pause of enterPause: ten seconds of a system without memory.
 	enterFailuresMax = 10000
 	enterPause       = time.Millisecond
-	// wakeData marks the answer of the event that Submit writes.
-	wakeData = ^uint64(0)
+	// cancelGrace is how long a read that the kernel was asked to cancel may still take. A read that
+	// a disk is working on cannot be cancelled, and the kernel says so at once.
+	cancelGrace = 100 * time.Millisecond
+	// wakeData marks the answer of the event that Submit writes, cancelData that of a cancellation;
+	// the other answers are those of reads, by the number of the piece.
+	wakeData   = ^uint64(0)
+	cancelData = 1 << 32
 )
 
 // errLost is the cause when io_uring itself fails.
-var errLost = errors.New("io_uring takes no more orders; the memory of reads in flight is lost")
+var errLost = errors.New("io_uring takes no more orders")
 
-// Uring reads with io_uring: one goroutine on its own system thread submits the pieces and reaps
-// the answers, with registered files and, for memory in Options.Arena, registered buffers. The
-// kernel keeps up to the depth of reads in flight; between answers the thread sleeps.
+// Uring reads with io_uring: one goroutine on its own system thread submits the pieces of all
+// devices and reaps the answers, with registered files and, for memory in Options.Arena, registered
+// buffers. The kernel keeps up to the depth of reads in flight; between answers the thread sleeps.
+// A read that is out of time is cancelled, and stranded if the kernel cannot do that.
 type Uring struct {
 	queue   *queue
 	files   files
 	options Options
+	info    string
 	ring    *ring
-	event   int // an eventfd that Submit writes to when the thread sleeps
-	close   func() error
-	arena   uintptr // address of the registered memory
-	refusal error   // why buffers are not registered
+	event   event
+	thread  threadClock
+	arena   uintptr       // address of the registered memory
+	refusal error         // why buffers are not registered
+	ended   chan struct{} // closed when the goroutine has closed the files
+	err     error         // of closing them
 
 	// What follows belongs to the goroutine.
-	slots  []piece // one per piece in flight
-	free   []int32 // slots that are not in use
-	armed  bool    // a read of the event is outstanding
-	woken  [8]byte // where that read goes
-	failed int     // calls in a row that the kernel refused
+	overdue []overdue // by piece
+	reads   int       // that the kernel has not answered, stranded ones included
+	cancels int       // that it has not answered
+	armed   bool      // a read of the event is outstanding
+	woken   [8]byte   // where that read goes
+	failed  int       // calls in a row that the kernel refused
+	patient bool      // in tests: nothing is cancelled
 }
 
-// wakeWord is what is written to the event: the number one.
-var wakeWord = [8]byte{1}
+// overdue is what was done about a piece that is out of time.
+type overdue struct {
+	asked   bool      // the kernel was asked to cancel it
+	refused bool      // and cannot
+	until   time.Time // how long it may still take
+}
 
-// OpenUring opens the files and makes the ring. Where the system refuses io_uring (an old kernel, a
-// seccomp filter, kernel.io_uring_disabled) the error wraps ErrUnsupported and says so; files are
-// treated as OpenPread does.
+// OpenUring opens the files and makes the ring. Where the system refuses io_uring (a kernel before
+// 5.11, a seccomp filter, kernel.io_uring_disabled) the error wraps ErrUnsupported and says so;
+// files are treated as OpenPread does.
 func OpenUring(names []string, o Options) (*Uring, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	files, err := openFiles(names, o)
+	open := func(names []string, o Options) (Reader, error) { return OpenUring(names, o) }
+	files, q, err := prepare(names, KindUring, o, open)
 	if err != nil {
 		return nil, err
 	}
-	u := &Uring{files: files, options: o, queue: newQueue(files.names(), files.align(), o)}
-	u.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("reader: %w: eventfd: %w", ErrUnsupported, err),
-			files.close())
+	return newUring(files, q, o)
+}
+
+// newUring starts the goroutine. It owns the files, after an error too.
+func newUring(files files, q *queue, o Options) (*Uring, error) {
+	u := &Uring{files: files, options: o, queue: q, ended: make(chan struct{}),
+		overdue: make([]overdue, len(q.pieces))}
+	if err := u.event.open(); err != nil {
+		return nil, joinClose(fmt.Errorf("reader: %w: eventfd: %w", ErrUnsupported, err), files)
 	}
-	u.queue.wake = u.wake
-	u.slots, u.free = make([]piece, o.Depth), make([]int32, o.Depth)
-	for i := range u.free {
-		u.free[i] = int32(i)
-	}
-	opened, ended := make(chan error), make(chan struct{})
-	go u.run(opened, ended)
+	q.wake = u.event.signal
+	opened := make(chan error)
+	go u.run(opened)
 	if err := <-opened; err != nil {
-		<-ended
-		return nil, errors.Join(fmt.Errorf("reader: %w", err), unix.Close(u.event), files.close())
+		<-u.ended
+		return nil, errors.Join(fmt.Errorf("reader: %w", err), u.err)
 	}
-	u.close = sync.OnceValue(func() error {
-		u.queue.close()
-		<-ended
-		return errors.Join(unix.Close(u.event), u.files.close())
-	})
+	u.info = files.info(u.kind(), q)
 	return u, nil
 }
 
-// wake makes the thread return from the kernel.
-func (u *Uring) wake() {
-	for {
+// event is an eventfd that wakes the thread. Safe for concurrent use; a signal after close is lost.
+type event struct {
+	mu sync.Mutex
+	fd int // -1 when closed
+}
+
+// eventWord is what is written to it: the number one.
+var eventWord = [8]byte{1}
+
+func (e *event) open() (err error) {
+	e.fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
+	return err
+}
+
+func (e *event) signal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for e.fd >= 0 {
 		// The counter cannot overflow in a lifetime, so EINTR is the only failure.
-		if _, err := unix.Write(u.event, wakeWord[:]); err != unix.EINTR {
+		if _, err := unix.Write(e.fd, eventWord[:]); err != unix.EINTR {
 			return
 		}
 	}
 }
 
-// run is the goroutine. The ring is made on its thread, the only one that may use it.
-func (u *Uring) run(opened chan<- error, ended chan<- struct{}) {
-	defer close(ended)
+func (e *event) close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	fd := e.fd
+	e.fd = -1
+	return unix.Close(fd)
+}
+
+// run is the goroutine. The ring is made on its thread, the only one that may use it. It ends when
+// the queue is closed and the kernel has answered everything.
+func (u *Uring) run(opened chan<- error) {
+	defer close(u.ended)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	u.thread.start()
+	defer u.thread.stop()
 	err := u.setup()
 	opened <- err
-	if err != nil {
-		return
+	if err == nil {
+		for u.turn() {
+		}
+		u.ring.close()
 	}
-	defer u.ring.close()
-	for u.turn() {
-	}
+	u.err = errors.Join(u.event.close(), u.files.close())
 }
 
 // setup makes the ring, and registers what the kernel takes.
 func (u *Uring) setup() (err error) {
-	if u.ring, err = newRing(u.options.Depth + 1); err != nil { // one order for the event
+	// Every piece may have a read and a cancellation outstanding, and there is the event.
+	if u.ring, err = newRing(2*len(u.queue.pieces) + 1); err != nil {
 		return err
 	}
 	fds := make([]int32, len(u.files))
 	for i := range u.files {
 		fds[i] = int32(u.files[i].fd)
 	}
-	u.ring.registerFiles(fds)
+	if err := u.ring.registerFiles(fds); err != nil {
+		u.options.Logger.Info("the kernel registers no files", "reason", err)
+	}
 	if arena := u.options.Arena; len(arena) > 0 {
 		u.arena = uintptr(unsafe.Pointer(&arena[0]))
 		if u.refusal = u.ring.registerArena(arena); u.refusal != nil {
@@ -129,20 +171,38 @@ func (u *Uring) setup() (err error) {
 	return nil
 }
 
+// kind says what the kernel took.
+func (u *Uring) kind() string {
+	kind := []string{"io_uring"}
+	if u.ring.deferred {
+		kind[0] += " (deferred task work)"
+	}
+	switch {
+	case u.refusal != nil:
+		kind = append(kind, fmt.Sprintf("no registered buffers (%v)", u.refusal))
+	case u.ring.fixedBuffers > 0:
+		kind = append(kind, "registered buffers")
+	}
+	if u.ring.fixedFiles {
+		kind = append(kind, "registered files")
+	}
+	return strings.Join(kind, ", ")
+}
+
 // turn submits what there is room for, waits for an answer, and takes in all there are. False ends
 // the goroutine: the queue is closed and nothing is outstanding.
 func (u *Uring) turn() bool {
 	closed := u.fill()
-	if closed && !u.armed && len(u.free) == len(u.slots) {
-		return false
-	}
-	// With every slot in use nothing can be started and fill has not looked whether the queue is
-	// closed: then an answer wakes the thread, and an event read now could be the one that Close
-	// has already spent.
-	if !closed && !u.armed && len(u.free) > 0 {
+	switch {
+	case closed && u.reads == 0 && u.cancels == 0:
+		if !u.armed {
+			return false
+		}
+		u.event.signal() // answers the last order
+	case !closed && !u.armed:
 		u.arm()
 	}
-	if err := u.ring.enter(1); err != nil && !u.survive(err) {
+	if err := u.ring.enter(1, u.hurry()); err != nil && !u.survive(err) {
 		u.lose()
 		return false
 	}
@@ -151,36 +211,39 @@ func (u *Uring) turn() bool {
 		if !ok {
 			return true
 		}
-		if c.userData == wakeData {
+		u.failed = 0
+		switch {
+		case c.userData == wakeData:
 			u.armed = false
-		} else {
-			u.take(int32(c.userData), c.result)
+		case c.userData&cancelData != 0:
+			u.cancels--
+			u.overdue[uint32(c.userData)].refused = c.result != 0
+		default:
+			u.reads--
+			u.take(&u.queue.pieces[c.userData], c.result)
 		}
 	}
 }
 
-// fill starts pieces as long as there are some and free slots.
+// fill starts pieces as long as there are some and free places.
 func (u *Uring) fill() (closed bool) {
-	for len(u.free) > 0 {
-		slot := u.free[len(u.free)-1]
-		got, closed := u.queue.next(&u.slots[slot], false)
-		if !got {
+	for {
+		p, closed := u.queue.take()
+		if p == nil {
 			return closed
 		}
-		u.free = u.free[:len(u.free)-1]
-		u.read(slot)
+		u.overdue[p.id] = overdue{}
+		u.read(p)
 	}
-	return false
 }
 
-// read orders the next read of the piece in the slot.
-func (u *Uring) read(slot int32) {
-	p := &u.slots[slot]
+// read orders the next read of the piece.
+func (u *Uring) read(p *piece) {
 	buf, offset := p.target()
 	address := uintptr(unsafe.Pointer(&buf[0]))
 	order := u.ring.order()
 	*order = sqe{opcode: opRead, fd: int32(p.request.File), offset: uint64(offset),
-		address: uint64(address), length: uint32(len(buf)), userData: uint64(slot)}
+		address: uint64(address), length: uint32(len(buf)), userData: uint64(p.id)}
 	if u.ring.fixedFiles {
 		order.flags = sqeFixedFile
 	} else {
@@ -190,6 +253,7 @@ func (u *Uring) read(slot int32) {
 		order.opcode, order.bufIndex = opReadFixed, index
 	}
 	u.ring.publish()
+	u.reads++
 }
 
 // fixed is the registered buffer in which the memory lies, if it lies in one.
@@ -205,33 +269,80 @@ func (u *Uring) fixed(address uintptr, length int) (uint16, bool) {
 
 // arm orders a read of the event, which is answered when Submit or Close writes to it.
 func (u *Uring) arm() {
-	*u.ring.order() = sqe{opcode: opRead, fd: int32(u.event), length: uint32(len(u.woken)),
+	*u.ring.order() = sqe{opcode: opRead, fd: int32(u.event.fd), length: uint32(len(u.woken)),
 		address: uint64(uintptr(unsafe.Pointer(&u.woken[0]))), userData: wakeData}
 	u.ring.publish()
 	u.armed = true
 }
 
-// take takes in the answer for the piece in the slot.
-func (u *Uring) take(slot, result int32) {
-	u.failed = 0
-	p := &u.slots[slot]
+// cancel orders that the kernel let go of the piece.
+func (u *Uring) cancel(p *piece) {
+	*u.ring.order() = sqe{opcode: opCancel, fd: -1, address: uint64(p.id),
+		userData: cancelData | uint64(p.id)}
+	u.ring.publish()
+	u.cancels++
+}
+
+// hurry cancels what is out of time, strands what cannot be cancelled, and returns how long the
+// thread may sleep; 0 means for ever.
+func (u *Uring) hurry() (sleep time.Duration) {
+	limit := u.queue.timeout
+	if limit == 0 || u.reads == 0 {
+		return 0
+	}
+	now := u.queue.now()
+	for i := range u.queue.pieces {
+		p, late := &u.queue.pieces[i], &u.overdue[i]
+		if p.request == nil || p.stranded {
+			continue
+		}
+		left := p.started.Add(limit).Sub(now)
+		if left <= 0 && !late.asked {
+			late.asked, late.until, late.refused = true, now.Add(cancelGrace), u.patient
+			if !u.patient {
+				u.cancel(p)
+			}
+		}
+		if late.asked {
+			left = late.until.Sub(now)
+		}
+		if late.refused || left <= 0 {
+			u.queue.strand(p, timeoutError(limit))
+			continue
+		}
+		if sleep == 0 || left < sleep {
+			sleep = left
+		}
+	}
+	return sleep
+}
+
+// take takes in the answer for the piece.
+func (u *Uring) take(p *piece, result int32) {
+	if p.stranded {
+		u.queue.finish(p, nil)
+		return
+	}
+	if u.overdue[p.id].asked { // what it brought comes too late
+		u.queue.expire(p)
+		return
+	}
 	var err error
 	if result < 0 {
 		err = unix.Errno(-result)
 	}
 	again, cause := p.advance(int(max(result, 0)), err)
 	if again {
-		u.read(slot)
+		u.read(p)
 		return
 	}
-	u.free = append(u.free, slot)
 	u.queue.finish(p, cause)
 }
 
 // survive says whether the kernel may be asked again after an error, and pauses if it is short of
 // something.
 func (u *Uring) survive(err error) bool {
-	if err == unix.EINTR {
+	if err == unix.EINTR || err == unix.ETIME {
 		return true
 	}
 	if err != unix.EAGAIN && err != unix.EBUSY && err != unix.ENOMEM {
@@ -242,45 +353,43 @@ func (u *Uring) survive(err error) bool {
 	return u.failed < enterFailuresMax
 }
 
-// lose fails everything. The kernel may still write to the memory of reads in flight, which the
-// error says.
+// lose fails everything, and strands what is in flight: nobody will learn when the kernel lets go.
 func (u *Uring) lose() {
-	u.queue.close()
-	for i := range u.slots {
-		if p := &u.slots[i]; p.request != nil {
-			u.queue.finish(p, errLost)
-		}
+	for i := range u.queue.pieces {
+		u.queue.strand(&u.queue.pieces[i], errLost)
 	}
-	var p piece
-	u.queue.next(&p, false) // the queue is closed: fails what waits
+	u.queue.shut()
 }
 
 // Submit implements Reader.
 func (u *Uring) Submit(r *Request) error { return u.queue.push(r) }
 
+// Cancel implements Reader.
+func (u *Uring) Cancel(r *Request) bool { return u.queue.cancel(r) }
+
+// Promote implements Reader.
+func (u *Uring) Promote(r *Request, c Class) bool { return u.queue.promote(r, c) }
+
 // Close implements Reader.
-func (u *Uring) Close() error { return u.close() }
+func (u *Uring) Close() error {
+	u.queue.shut()
+	u.queue.drain()
+	if err := u.queue.reclaim(u.options.CloseWait); err != nil {
+		return err
+	}
+	<-u.ended
+	return u.err
+}
 
 // Stats implements Reader.
-func (u *Uring) Stats() Stats { return u.files.count(u.queue.snapshot()) }
+func (u *Uring) Stats() Stats {
+	s := u.files.count(u.queue.snapshot())
+	s.CPUNanos = u.thread.nanos()
+	return s
+}
 
 // Info implements Reader.
-func (u *Uring) Info() string {
-	kind := "io_uring"
-	if u.ring.deferred {
-		kind += " (deferred task work)"
-	}
-	switch {
-	case u.refusal != nil:
-		kind += fmt.Sprintf(", no registered buffers (%v)", u.refusal)
-	case u.ring.fixedBuffers > 0:
-		kind += ", registered buffers"
-	}
-	if u.ring.fixedFiles {
-		kind += ", registered files"
-	}
-	return u.files.info(kind, u.options)
-}
+func (u *Uring) Info() string { return u.info }
 
 // Align implements Reader.
 func (u *Uring) Align() int { return u.files.align() }

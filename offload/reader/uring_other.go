@@ -9,5 +9,5 @@ type Uring struct{ Pread }
 
 // OpenUring fails with ErrUnsupported.
 func OpenUring([]string, Options) (*Uring, error) {
-	return nil, fmt.Errorf("%w: io_uring is Linux's", ErrUnsupported)
+	return nil, fmt.Errorf("reader: %w: io_uring is only in Linux", ErrUnsupported)
 }
