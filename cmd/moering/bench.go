@@ -7,7 +7,13 @@ import (
 	"github.com/moering/moering/engine"
 )
 
-// benchCommand measures speed.
+// benchCommands are what can be measured.
+type benchCommands struct {
+	Model   benchCommand        `cmd:"" default:"withargs" help:"Measure a model (the default)."`
+	Kernels benchKernelsCommand `cmd:"" help:"Measure the CPU's kernels beside what the machine gives."`
+}
+
+// benchCommand measures the speed of a model.
 type benchCommand struct {
 	modelFlags
 	PromptTokens int    `default:"128" help:"Tokens fed to each sequence."`

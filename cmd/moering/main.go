@@ -31,7 +31,7 @@ type cli struct {
 
 	Run        runCommand        `cmd:"" help:"Generate text."`
 	Inspect    inspectCommand    `cmd:"" help:"Show what a model is and how a budget would be split; reads no weights."`
-	Bench      benchCommand      `cmd:"" help:"Measure speed."`
+	Bench      benchCommands     `cmd:"" help:"Measure speed."`
 	Perplexity perplexityCommand `cmd:"" help:"Measure how well a model predicts a text."`
 	Synth      synthCommand      `cmd:"" help:"Write a model with random weights, of any size."`
 	Version    versionCommand    `cmd:"" help:"Say which build this is."`

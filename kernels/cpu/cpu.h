@@ -132,9 +132,21 @@ typedef struct {
 	int64_t bytes, per_chunk;
 } copy_args;
 
+// probe_args measure the machine: chunk c reads its part of the memory, or computes rounds.
+typedef struct {
+	uintptr_t at, sink; // sink: (chunks) int64, so that nothing is optimised away
+	int64_t bytes, per_chunk;
+	int32_t kind, rounds;
+} probe_args;
+
+enum { PROBE_READ, PROBE_INTS, PROBE_FLOATS };
+
+// Operations of one round of a probe, a multiply-add being two, in 16 lanes.
+enum { PROBE_INT_OPS = 2 * 2 * 8 * 4 * 64, PROBE_FLOAT_OPS = 2 * 2 * 12 * 16 };
+
 enum {
 	K_QUANTIZE, K_MATMUL, K_FFN_UP, K_FFN_DOWN, K_EMBED, K_NORM, K_ROPE, K_APPEND, K_ATTENTION,
-	K_ROUTE, K_COMBINE, K_GATHER, K_COPY
+	K_ROUTE, K_COMBINE, K_GATHER, K_COPY, K_PROBE
 };
 
 // Faults that a kernel finds in device memory. The first of a batch is kept.

@@ -41,6 +41,7 @@ struct isa {
 	void (*attention)(const attention_args *a, int chunk, slot *s);
 	void (*route)(const route_args *a, int chunk, slot *s);
 	void (*combine)(const combine_args *a, int chunk);
+	void (*probe)(const probe_args *a, int chunk);
 };
 
 extern const isa isa_portable;

@@ -268,5 +268,6 @@ void task_run(const isa *k, const task *t, int chunk, slot *s)
 	case K_COMBINE: k->combine(a, chunk); break;
 	case K_GATHER: run_gather(a, chunk, s); break;
 	case K_COPY: run_copy(a, chunk); break;
+	case K_PROBE: k->probe(a, chunk); break;
 	}
 }

@@ -290,6 +290,82 @@ static void combine(const combine_args *a, int chunk)
 			combine_part(a, t, at, a->dim - at < COMBINE_WIDTH ? a->dim - at : COMBINE_WIDTH);
 }
 
+// Probes: what the machine gives to loops that do nothing else. Reading is one sequential stream;
+// arithmetic is in registers and the first-level cache, with as many independent sums as hide the
+// latency.
+INLINE int64_t probe_read(const uint8_t *p, int64_t n)
+{
+	VI s[8];
+	for (int i = 0; i < 8; i++)
+		s[i] = vi_set1(0);
+	for (int64_t at = 0; at + 32 * L <= n; at += 32 * L)
+UNROLL(8)
+		for (int i = 0; i < 8; i++)
+			s[i] = vi_add(s[i], vi_load(p + at + 4 * L * i));
+	for (int i = 1; i < 8; i++)
+		s[0] = vi_add(s[0], s[i]);
+	int64_t sum = 0;
+	memcpy(&sum, &s[0], 8);
+	return sum;
+}
+
+INLINE int64_t probe_ints(int rounds)
+{
+	uint8_t data[8 * QBLOCK] = {1};
+	const uint8_t *x[8];
+	int64_t sum = 0;
+	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
+		VI c[2][8], w[4];
+		for (int i = 0; i < 8; i++) {
+			x[i] = data + i * QBLOCK;
+			c[0][i] = c[1][i] = vi_set1(i);
+			w[i % 4] = vi_set1(i);
+		}
+		for (int r = 0; r < rounds; r++) {
+			vi_dots(0, 3, 8, c[0], w, x, 0);
+			vi_dots(0, 3, 8, c[1], w, x, 16);
+		}
+		for (int i = 0; i < 8; i++)
+			c[0][0] = vi_add(c[0][0], vi_add(c[0][i], c[1][i]));
+		int64_t part;
+		memcpy(&part, &c[0][0], 8);
+		sum += part;
+	}
+	return sum;
+}
+
+INLINE int64_t probe_floats(int rounds)
+{
+	int64_t sum = 0;
+	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
+		VF s[12], a = vf_set1(0.5f), b = vf_set1(0.25f);
+		for (int i = 0; i < 12; i++)
+			s[i] = vf_set1((float)i);
+		for (int r = 0; r < 2 * rounds; r++)
+UNROLL(12)
+			for (int i = 0; i < 12; i++)
+				s[i] = vf_fma(s[i], a, b);
+		for (int i = 1; i < 12; i++)
+			s[0] = vf_add(s[0], s[i]);
+		int64_t part;
+		memcpy(&part, &s[0], 8);
+		sum += part;
+	}
+	return sum;
+}
+
+static void probe(const probe_args *a, int chunk)
+{
+	int64_t at = chunk * a->per_chunk, *sink = (int64_t *)a->sink;
+	int64_t n = a->bytes - at < a->per_chunk ? a->bytes - at : a->per_chunk;
+	if (a->kind == PROBE_READ)
+		sink[chunk] = probe_read((const uint8_t *)a->at + at, n);
+	else if (a->kind == PROBE_INTS)
+		sink[chunk] = probe_ints(a->rounds);
+	else
+		sink[chunk] = probe_floats(a->rounds);
+}
+
 #define ISA_TABLE(NAME)                                                                               \
 	{                                                                                                 \
 		.name = NAME,                                                                                 \
@@ -299,5 +375,5 @@ static void combine(const combine_args *a, int chunk)
 		         [T_Q6_K] = ints_T_Q6_K, [T_IQ4NL] = ints_T_IQ4NL, [T_IQ4XS] = ints_T_IQ4XS,          \
 		         [T_MXFP4] = ints_T_MXFP4},                                                           \
 		.floats = floats, .quantize = quantize, .silu = silu, .norm = norm,                           \
-		.rope = rope, .attention = attention, .route = route, .combine = combine,                     \
+		.rope = rope, .attention = attention, .route = route, .combine = combine, .probe = probe,     \
 	}
