@@ -35,6 +35,7 @@ type runner struct {
 	quit     context.CancelCauseFunc
 	ctx      context.Context
 	stopped  chan struct{}
+	turn     sync.Mutex // held by who computes a pass: the loop for sessions, or a batch job
 
 	mu     sync.Mutex
 	figure Stats
@@ -63,9 +64,40 @@ func newRunner(f *forward.Forward) *runner {
 	return r
 }
 
+// close ends what is running and waits for it.
 func (r *runner) close() {
 	r.quit(ErrClosed)
 	<-r.stopped
+	r.turn.Lock() // a batch job's pass ends at the next layer, and no other begins
+	defer r.turn.Unlock()
+}
+
+// compute runs a pass that its caller composed, between those of sessions. The caller advances its
+// sequences by itself, after success. decode and prefill say what the rows are, for the figures.
+func (r *runner) compute(ctx context.Context, b forward.Batch, decode, prefill int,
+	logits, hidden func(i int, row []float32)) error {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	if r.ctx.Err() != nil {
+		return ErrClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)()
+	start := clock()
+	err := r.forward.Run(ctx, b, logits, hidden)
+	if err != nil && r.ctx.Err() != nil {
+		err = ErrClosed
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.figure.Passes++
+	r.figure.Busy += clock().Sub(start)
+	if err == nil {
+		r.figure.DecodeTokens += int64(decode)
+		r.figure.PrefillTokens += int64(prefill)
+	}
+	return err
 }
 
 func (r *runner) stats() Stats {
@@ -154,6 +186,8 @@ func (r *runner) gather(waiting []*request) []*request {
 // When a request of the pass is cancelled, the pass ends at the next layer, and the others' rows are
 // computed again in the next one: their sequences have not advanced.
 func (r *runner) pass(waiting []*request) {
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	start := clock()
 	taken := r.fill(waiting)
 	if len(taken) == 0 {

@@ -13,10 +13,14 @@ const pcgStream = 0x6d6f6572696e6721
 // that the seed and the number of calls before determine the draw. In steady state nothing is
 // allocated. A Sampler is not safe for concurrent use.
 type Sampler struct {
-	p          Params
-	random     rand.PCG
-	candidates []candidate // room for a vocabulary
+	p       Params
+	random  rand.PCG
+	scratch *Scratch
 }
+
+// Scratch is room for the candidates of one call, as large as the vocabulary; the zero value works.
+// Samplers that one goroutine uses may share one.
+type Scratch struct{ candidates []candidate }
 
 // candidate is a token that may still be chosen.
 type candidate struct {
@@ -44,9 +48,19 @@ func New(p Params) (*Sampler, error) {
 	if p.TopP == 0 {
 		p.TopP = 1
 	}
-	s := &Sampler{p: p}
+	s := &Sampler{p: p, scratch: &Scratch{}}
 	s.random.Seed(p.Seed, pcgStream)
 	return s, nil
+}
+
+// Share makes s use a scratch that other samplers use too, never at the same time.
+func (s *Sampler) Share(scratch *Scratch) { s.scratch = scratch }
+
+// Skip spends the draws of n calls of Sample, for a sequence whose first n tokens are known.
+func (s *Sampler) Skip(n int) {
+	for range n {
+		s.random.Uint64()
+	}
 }
 
 // Sample returns the token that follows history, whose last tokens the repetition penalty looks at;
@@ -108,10 +122,10 @@ func greedy(logits []float32) int32 {
 // lowered, once, however often the token occurs (Keskar et al. 2019, CTRL, section 4.1, with the
 // sign rule of transformers).
 func (s *Sampler) penalised(logits []float32, history []int32) []candidate {
-	if cap(s.candidates) < len(logits) {
-		s.candidates = make([]candidate, len(logits))
+	if cap(s.scratch.candidates) < len(logits) {
+		s.scratch.candidates = make([]candidate, len(logits))
 	}
-	c := s.candidates[:len(logits)]
+	c := s.scratch.candidates[:len(logits)]
 	for i, v := range logits {
 		c[i] = candidate{score: v, id: int32(i)}
 	}
