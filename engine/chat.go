@@ -15,7 +15,7 @@ import (
 func (e *Engine) chatSource() (source string, special map[string]string, err error) {
 	special = map[string]string{}
 	s := e.model.Store
-	if s.Format() == store.FormatGGUF {
+	if !hubTokenizer(s) {
 		const key = "tokenizer.chat_template"
 		if s.Metadata().Has(key) {
 			source, err = s.Metadata().String(key)

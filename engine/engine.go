@@ -295,7 +295,7 @@ func (e *Engine) openTokenizer() error {
 	s := e.model.Store
 	var err error
 	e.ends = map[int32]bool{}
-	if s.Format() == store.FormatGGUF {
+	if !hubTokenizer(s) {
 		e.tok, err = ggufTokenizer(s.Metadata())
 	} else if text, missing := s.SideFile("tokenizer.json"); missing == nil {
 		config, absent := s.SideFile("tokenizer_config.json")

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"text/tabwriter"
+	"time"
 
 	"github.com/moering/moering/engine"
 )
@@ -10,11 +11,15 @@ import (
 // inspectCommand shows a model and a plan.
 type inspectCommand struct {
 	modelFlags
-	Sequences int `default:"1" help:"Sequences in flight that the plan has room for."`
+	Sequences int  `default:"1" help:"Sequences in flight that the plan has room for."`
+	Verify    bool `help:"Read the whole of a packed file and compare it with its checksums."`
 }
 
 // Run is called by kong.
-func (c *inspectCommand) Run(a *app) error {
+func (c *inspectCommand) Run(a *app, ctx *runContext) error {
+	if c.Verify {
+		return c.verify(a, ctx)
+	}
 	o, err := c.options(a, nil)
 	if err != nil {
 		return err
@@ -31,6 +36,32 @@ func (c *inspectCommand) Run(a *app) error {
 		}{info, plan})
 	}
 	return a.printInspection(info, plan)
+}
+
+// verify reads everything, and says that all is right or what is not.
+func (c *inspectCommand) verify(a *app, ctx *runContext) error {
+	p := a.newProgress("verifying", true)
+	defer p.close()
+	start, bytes := time.Now(), int64(0)
+	err := engine.Verify(ctx, c.Model, func(done, total int64) {
+		bytes = total
+		p.update(done, total)
+	})
+	p.close()
+	if err != nil {
+		return err
+	}
+	seconds := time.Since(start).Seconds()
+	if c.JSON {
+		return a.printJSON(struct {
+			Path    string  `json:"path"`
+			Bytes   int64   `json:"verified_bytes"`
+			Seconds float64 `json:"seconds"`
+		}{c.Model, bytes, seconds})
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: %s are right, %.1f s (%s/s)\n", c.Model,
+		formatBytes(float64(bytes)), seconds, formatBytes(float64(bytes)/seconds))
+	return err
 }
 
 func (a *app) printInspection(i engine.Info, p engine.Plan) error {

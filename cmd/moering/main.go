@@ -33,6 +33,7 @@ type cli struct {
 	Inspect    inspectCommand    `cmd:"" help:"Show what a model is and how a budget would be split; reads no weights."`
 	Bench      benchCommands     `cmd:"" help:"Measure speed."`
 	Perplexity perplexityCommand `cmd:"" help:"Measure how well a model predicts a text."`
+	Pack       packCommand       `cmd:"" help:"Rewrite a model for streaming: aligned, with checksums, quantised if wanted."`
 	Synth      synthCommand      `cmd:"" help:"Write a model with random weights, of any size."`
 	Version    versionCommand    `cmd:"" help:"Say which build this is."`
 }

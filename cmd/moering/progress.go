@@ -23,12 +23,14 @@ type progress struct {
 	bytes  bool // counts are bytes
 	bars   *mpb.Progress
 	bar    *mpb.Bar
+	begun  time.Time
 	shown  time.Time
 	closed bool
 }
 
 func (a *app) newProgress(name string, bytes bool) *progress {
-	p := &progress{out: a.stderr, name: name, bytes: bytes, shown: time.Now()}
+	now := time.Now()
+	p := &progress{out: a.stderr, name: name, bytes: bytes, begun: now, shown: now}
 	if isTerminal(a.stderr) {
 		p.bars = mpb.New(mpb.WithOutput(a.stderr))
 	}
@@ -53,13 +55,14 @@ func (p *progress) update(done, total int64) {
 }
 
 func (p *progress) newBar(total int64) *mpb.Bar {
-	counters := decor.CountersNoUnit("%d / %d")
+	counters, rate := decor.CountersNoUnit("%d / %d"), decor.Name("")
 	if p.bytes {
 		counters = decor.Counters(decor.SizeB1000(0), "% .1f / % .1f")
+		rate = decor.AverageSpeed(decor.SizeB1000(0), " % .1f")
 	}
 	return p.bars.AddBar(total, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(p.name+" "), counters),
-		mpb.AppendDecorators(decor.Percentage(), decor.Name(" "),
+		mpb.AppendDecorators(decor.Percentage(), rate, decor.Name(" "),
 			decor.AverageETA(decor.ET_STYLE_GO)))
 }
 
@@ -69,8 +72,10 @@ func (p *progress) line(done, total int64) {
 	}
 	p.shown = time.Now()
 	if p.bytes {
-		fmt.Fprintf(p.out, "%s: %s of %s\n", p.name, formatBytes(float64(done)),
-			formatBytes(float64(total)))
+		rate := float64(done) / time.Since(p.begun).Seconds()
+		left := time.Duration(float64(total-done) / max(rate, 1) * float64(time.Second))
+		fmt.Fprintf(p.out, "%s: %s of %s, %s/s, %v left\n", p.name, formatBytes(float64(done)),
+			formatBytes(float64(total)), formatBytes(rate), left.Round(time.Second))
 		return
 	}
 	fmt.Fprintf(p.out, "%s: %d of %d\n", p.name, done, total)

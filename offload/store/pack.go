@@ -142,6 +142,15 @@ func (p *Packer) Pieces() []Piece { return p.pieces }
 // Total is the bytes of tensor data declared.
 func (p *Packer) Total() int64 { return p.total }
 
+// HeaderBytes is about how many bytes the header has. It renders the header to count them.
+func (p *Packer) HeaderBytes() int64 {
+	header, err := p.header()
+	if err != nil {
+		return ggufHeaderBytesMax
+	}
+	return int64(len(header)) + int64(len(p.pieces))*8
+}
+
 // Begin looks for an interrupted pack of the same content, checks that the disk has room, and
 // returns the number of pieces that are done. layout is recorded for readers: "grouped" or
 // "stacked".

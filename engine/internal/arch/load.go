@@ -166,6 +166,8 @@ func (m *Model) ggufShapes(g *ggufMeta) {
 	}
 	if t, err := m.Store.Tensor("blk.0.ffn_gate_exps.weight"); err == nil && len(t.Shape) == 3 {
 		s.ExpertWidth = int(t.Shape[1])
+	} else if t, err := m.Store.Tensor(GGUFExpertName(Gate, 0, 0)); err == nil && len(t.Shape) == 2 {
+		s.ExpertWidth = int(t.Shape[0])
 	} else if s.ExpertWidth == 0 {
 		s.ExpertWidth = s.DenseWidth
 	}

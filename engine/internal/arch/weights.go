@@ -63,6 +63,22 @@ func (e *Expert) Bytes() int64 {
 	return e.Gate.Extent.Size + e.Up.Extent.Size + e.Down.Extent.Size
 }
 
+// Extent is the one span of bytes that holds the expert as packed files have it: its weights in the
+// order of Parts, each at the first multiple of align (a power of two) behind the one before. One
+// read of its hull puts every weight where the hulls of the parts, one behind the other, would. ok
+// is false where the weights do not lie so; then each is read by itself.
+func (e *Expert) Extent(align int64) (span store.Extent, ok bool) {
+	span = e.Gate.Extent
+	for _, p := range [...]*Part{&e.Up, &e.Down} {
+		next := (span.End() + align - 1) &^ (align - 1)
+		if p.Extent.File != span.File || p.Extent.Offset != next {
+			return e.Gate.Extent, false
+		}
+		span.Size = p.Extent.End() - span.Offset
+	}
+	return span, span.Offset&(align-1) == 0
+}
+
 // Model is a store's model, understood.
 type Model struct {
 	Spec
@@ -117,7 +133,30 @@ var ggufNames = names{
 		Down: "blk.%d.ffn_down.weight"},
 }
 
-// ggufOldExperts are the names of Mixtral files from before experts were stacked.
+// GGUFName is the name of a weight in GGUF files. Layer is of no account for those of the head; the
+// experts of a sparse layer are stacked in one tensor.
+func (m *Model) GGUFName(role Role, layer int) string {
+	if name, ok := ggufNames.head[role]; ok {
+		return name
+	}
+	name, ok := ggufNames.layer[role]
+	switch {
+	case ok:
+	case m.Layers[layer].Sparse:
+		name = ggufNames.experts[role]
+	default:
+		name = ggufNames.dense[role]
+	}
+	return fmt.Sprintf(name, layer)
+}
+
+// GGUFExpertName is the name of a weight of one expert where each has a tensor of its own.
+func GGUFExpertName(role Role, layer, index int) string {
+	return fmt.Sprintf(ggufOldExperts[role], layer, index)
+}
+
+// ggufOldExperts are the names of Mixtral files from before experts were stacked, and of packed
+// files of any family.
 var ggufOldExperts = map[Role]string{Gate: "blk.%d.ffn_gate.%d.weight",
 	Up: "blk.%d.ffn_up.%d.weight", Down: "blk.%d.ffn_down.%d.weight"}
 
