@@ -59,6 +59,7 @@ type batch struct {
 	count     int
 	argsUsed  int
 	spansUsed int
+	failed    C.int   // which command the driver refused
 	held      []*slot // events that the commands name
 }
 
@@ -274,11 +275,10 @@ func (s *stream) flush() {
 		return
 	}
 	if s.broken == nil {
-		var at C.int
 		r := C.stream_submit(s.dev.driver.c, s.dev.context, s.handle, &b.commands[0],
-			C.int(b.count), &at)
+			C.int(b.count), &b.failed)
 		if r != 0 {
-			s.abandon(s.describe(&b.commands[at]), r)
+			s.abandon(s.describe(&b.commands[b.failed]), r)
 		}
 	}
 	b.reset()

@@ -100,7 +100,7 @@ EXPORT int cuDevicePrimaryCtxRetain(Context **c, int device)
 		return r;
 	Context *p = &call.w.contexts[device];
 	if (p->references++ == 0)
-		p->device = device, p->broken = OK;
+		p->device = device, p->broken = OK, p->dead = false;
 	*c = p;
 	return OK;
 }
@@ -117,11 +117,44 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int device)
 	return call.code;
 }
 
+// reclaim takes back what a dead context held, which the program could not give back.
+void World::reclaim(std::unique_lock<std::mutex> &lock, Context *c)
+{
+	std::vector<Stream *> ending;
+	for (Stream *s : streams)
+		if (s->context == c)
+			ending.push_back(s);
+	for (Stream *s : ending)
+		end(lock, s);
+	auto erase = [c](auto &set) {
+		for (auto i = set.begin(); i != set.end();)
+			if ((*i)->context == c) {
+				delete *i;
+				i = set.erase(i);
+			} else {
+				++i;
+			}
+	};
+	erase(events);
+	erase(modules);
+	for (auto i = allocations.begin(); i != allocations.end();)
+		i = i->second.context == c ? unmap(i) : std::next(i);
+	for (auto i = registrations.begin(); i != registrations.end();)
+		if (i->second.context == c) {
+			order.forget(i->first, i->second.bytes);
+			i = registrations.erase(i);
+		} else {
+			++i;
+		}
+}
+
 // destroy ends what a context holds. What the program has not given back is a leak, also after a
 // failure.
 void World::destroy(std::unique_lock<std::mutex> &lock, Context *c)
 {
 	drain(lock, c);
+	if (c->dead)
+		reclaim(lock, c);
 	c->broken = OK;
 	std::string left;
 	for (Stream *s : streams)

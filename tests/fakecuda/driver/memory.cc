@@ -55,13 +55,21 @@ static void idle(Call &call, uint64_t address, uint64_t bytes, const char *what)
 	call.w.drain(call.lock, call.context);
 }
 
+std::map<uint64_t, Allocation>::iterator World::unmap(std::map<uint64_t, Allocation>::iterator i)
+{
+	order.forget(i->first, i->second.bytes);
+	munmap(at(i->first - page), i->second.mapped + 2 * page);
+	used -= i->second.bytes;
+	return allocations.erase(i);
+}
+
 EXPORT int cuMemFree_v2(uint64_t address)
 {
 	Call call("cuMemFree", true);
 	auto i = call.w.allocations.find(address);
 	if (i == call.w.allocations.end()) {
 		call.w.violate(call.context, "freed memory that is not allocated: " + hex(address));
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	}
 	idle(call, address, i->second.bytes, "cuMemFree");
 	i = call.w.allocations.find(address); // the lock was open
@@ -74,9 +82,7 @@ EXPORT int cuMemFree_v2(uint64_t address)
 				std::to_string(i->second.bytes) + " bytes of device memory");
 			break;
 		}
-	munmap(at(address - page), i->second.mapped + 2 * page);
-	call.w.used -= i->second.bytes;
-	call.w.allocations.erase(i);
+	call.w.unmap(i);
 	return call.code;
 }
 
@@ -131,7 +137,7 @@ EXPORT int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, Strea
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream") || !device_side(call, to, bytes, "a memset"))
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	call.w.begin(s);
 	call.w.access(s, to, bytes, true, "a memset on " + s->name());
 	Op op;
@@ -150,10 +156,10 @@ EXPORT int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Str
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	const std::string what = "the copy to the device on " + s->name();
 	if (!device_side(call, to, bytes, what) || !host_side(call, src, bytes, what))
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	call.w.begin(s);
 	call.w.access(s, src, bytes, false, what);
 	call.w.access(s, to, bytes, true, what);
@@ -180,10 +186,10 @@ EXPORT int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *s
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	const std::string what = "the copy to the host on " + s->name();
 	if (!device_side(call, from, bytes, what) || !host_side(call, dst, bytes, what))
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	call.w.begin(s);
 	call.w.access(s, from, bytes, false, what);
 	call.w.access(s, dst, bytes, true, what);
@@ -206,10 +212,10 @@ EXPORT int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	const std::string what = "the copy within the device on " + s->name();
 	if (!device_side(call, from, bytes, what) || !device_side(call, to, bytes, what))
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	if (from < to + bytes && to < from + bytes)
 		call.w.violate(call.context, what + " overlaps itself");
 	call.w.begin(s);

@@ -126,12 +126,17 @@ EXPORT int cuModuleGetFunction(Kernel **out, Module *m, const char *name)
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.modules, m, "module"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	auto i = m->kernels.find(name);
 	if (i == m->kernels.end())
 		return NOT_FOUND;
+	uint32_t bytes = mr_play_args_bytes(name);
+	if (bytes != 0 && bytes != i->second.argument_bytes)
+		call.w.violate(call.context, "kernel " + std::string(name) + " has " +
+			std::to_string(i->second.argument_bytes) + " bytes of arguments in PTX, " +
+			std::to_string(bytes) + " in its source: the PTX is stale");
 	*out = &i->second;
-	return OK;
+	return call.refuse(OK);
 }
 
 // known reports whether a handle is a kernel of a module that is loaded.
@@ -209,10 +214,10 @@ EXPORT int cuLaunchKernel(Kernel *k, unsigned gx, unsigned gy, unsigned gz, unsi
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	if (!known(call.w, k)) {
 		call.w.violate(call.context, "a launch of a function that is unloaded, or never was");
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	}
 	const uint8_t *args = nullptr;
 	size_t bytes = 0;
@@ -227,7 +232,7 @@ EXPORT int cuLaunchKernel(Kernel *k, unsigned gx, unsigned gy, unsigned gz, unsi
 	std::string no = refusal(*k, grid, block, shared, bytes);
 	if (!no.empty()) {
 		call.w.violate(call.context, what + " has " + no);
-		return INVALID_VALUE;
+		return call.refuse(INVALID_VALUE);
 	}
 	call.w.begin(s);
 	declare(call, s, uses, what);
@@ -237,7 +242,9 @@ EXPORT int cuLaunchKernel(Kernel *k, unsigned gx, unsigned gy, unsigned gz, unsi
 		memcpy(copy.data(), args, bytes);
 	std::string name = k->name;
 	op.run = [=] {
-		return mr_play_launch(name.c_str(), grid, block, shared, copy.data()) == 0 ? std::string() : "!";
+		if (mr_play_launch(name.c_str(), grid, block, shared, copy.data()) == 0)
+			return std::string();
+		return what + ": " + mr_play_error();
 	};
 	call.w.push(s, std::move(op));
 	return OK;

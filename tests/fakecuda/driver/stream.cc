@@ -30,20 +30,27 @@ EXPORT int cuStreamCreate(Stream **out, unsigned flags)
 	return OK;
 }
 
+// end waits for a stream's work and joins its thread.
+void World::end(std::unique_lock<std::mutex> &lock, Stream *s)
+{
+	drain(lock, s);
+	streams.erase(s);
+	if (s->who < host.size() && host[s->who] >= s->clock[s->who])
+		free_who.push_back(s->who);
+	s->closing = true;
+	changed.notify_all();
+	lock.unlock();
+	s->thread.join();
+	lock.lock();
+	delete s;
+}
+
 EXPORT int cuStreamDestroy_v2(Stream *s)
 {
 	Call call("cuStreamDestroy", true);
 	if (!call.has(call.w.streams, s, "stream"))
-		return call.code != OK ? call.code : int(INVALID_HANDLE);
-	call.w.drain(call.lock, s);
-	call.w.streams.erase(s);
-	if (s->who < call.w.host.size() && call.w.host[s->who] >= s->clock[s->who])
-		call.w.free_who.push_back(s->who);
-	s->closing = true;
-	call.w.changed.notify_all();
-	call.lock.unlock();
-	s->thread.join();
-	delete s;
+		return call.code != OK ? call.code : call.refuse(INVALID_HANDLE);
+	call.w.end(call.lock, s);
 	return call.code;
 }
 
@@ -51,7 +58,7 @@ EXPORT int cuStreamSynchronize(Stream *s)
 {
 	Call call("cuStreamSynchronize", true);
 	if (!call.has(call.w.streams, s, "stream"))
-		return call.code != OK ? call.code : int(INVALID_HANDLE);
+		return call.code != OK ? call.code : call.refuse(INVALID_HANDLE);
 	Clock reached = s->clock;
 	call.w.drain(call.lock, s);
 	join(call.w.host, reached);
@@ -64,7 +71,7 @@ EXPORT int cuStreamWaitEvent(Stream *s, Event *e, unsigned)
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream") || !call.has(call.w.events, e, "event"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	call.w.begin(s);
 	join(s->clock, e->clock);
 	Op op;
@@ -92,7 +99,7 @@ EXPORT int cuEventDestroy_v2(Event *e)
 {
 	Call call("cuEventDestroy", true);
 	if (!call.has(call.w.events, e, "event"))
-		return call.code != OK ? call.code : int(INVALID_HANDLE);
+		return call.code != OK ? call.code : call.refuse(INVALID_HANDLE);
 	call.w.events.erase(e);
 	call.w.drain(call.lock, call.context); // ops that are queued may use it
 	delete e;
@@ -105,7 +112,7 @@ EXPORT int cuEventRecord(Event *e, Stream *s)
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.streams, s, "stream") || !call.has(call.w.events, e, "event"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	call.w.begin(s);
 	e->recorded++;
 	e->clock = s->clock;
@@ -123,7 +130,7 @@ EXPORT int cuEventQuery(Event *e)
 	if (call.code != OK)
 		return call.code;
 	if (!call.has(call.w.events, e, "event"))
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	if (e->completed < e->recorded)
 		return NOT_READY;
 	join(call.w.host, e->clock);
@@ -134,7 +141,7 @@ EXPORT int cuEventSynchronize(Event *e)
 {
 	Call call("cuEventSynchronize", true);
 	if (!call.has(call.w.events, e, "event"))
-		return call.code != OK ? call.code : int(INVALID_HANDLE);
+		return call.code != OK ? call.code : call.refuse(INVALID_HANDLE);
 	uint64_t version = e->recorded;
 	Clock reached = e->clock;
 	call.w.changed.wait(call.lock, [&] { return e->completed >= version; });
@@ -150,7 +157,7 @@ EXPORT int cuEventElapsedTime(float *ms, Event *from, Event *to)
 		return call.code;
 	if (!call.has(call.w.events, from, "event") || !call.has(call.w.events, to, "event") ||
 		!from->timed || !to->timed)
-		return INVALID_HANDLE;
+		return call.refuse(INVALID_HANDLE);
 	if (from->completed < from->recorded || to->completed < to->recorded)
 		return NOT_READY;
 	*ms = std::chrono::duration<float, std::milli>(to->when - from->when).count();

@@ -137,7 +137,7 @@ void World::serve(Stream *s)
 {
 	std::unique_lock<std::mutex> lock(m);
 	for (;;) {
-		changed.wait(lock, [&] { return !s->queue.empty() || s->closing; });
+		changed.wait(lock, [&] { return (!s->queue.empty() && !hold) || s->closing; });
 		if (s->queue.empty())
 			return;
 		Op op = std::move(s->queue.front());
@@ -157,9 +157,7 @@ void World::serve(Stream *s)
 			lock.unlock();
 			std::string wrong = op.run();
 			lock.lock();
-			if (wrong == "!")
-				broke(s->context, LAUNCH_FAILED);
-			else if (!wrong.empty())
+			if (!wrong.empty())
 				violate(s->context, wrong);
 		}
 		if (op.record) {
@@ -219,12 +217,17 @@ EXPORT int cuCtxPushCurrent_v2(Context *c)
 {
 	Call call("cuCtxPushCurrent", false);
 	const size_t depth_max = 4; // a caller that never pops
-	if (call.code != OK)
-		return call.code;
 	if (!c || c->references == 0) {
 		call.w.violate(nullptr, "a context that is destroyed, or never was");
 		return INVALID_CONTEXT;
 	}
+	if (call.code != OK && !c->dead) {
+		call.w.broke(c, call.code);
+		c->dead = true;
+		call.w.drain(call.lock, c);
+	}
+	if (c->dead)
+		return c->broken;
 	if (current.size() > depth_max)
 		call.w.violate(c, "contexts pile up: pushed, and not popped");
 	current.push_back(c);

@@ -29,9 +29,11 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The kernels, compiled for the host.
+// The kernels, compiled for the host: a launch returns 0, or the thread has an error.
 extern "C" int mr_play_launch(const char *kernel, const uint32_t grid[3], const uint32_t block[3],
 	uint32_t shared, const void *args);
+extern "C" const char *mr_play_error(void);
+extern "C" uint32_t mr_play_args_bytes(const char *kernel);
 
 namespace fakecuda {
 
@@ -140,6 +142,7 @@ struct Context {
 	int device = 0;
 	int references = 0;
 	int broken = OK;
+	bool dead = false; // cannot be made current: the driver has taken back what it held
 };
 
 constexpr int devices_max = 8;
@@ -151,7 +154,7 @@ struct World {
 	// What control sets.
 	int devices = 1, version = 12040, capability = 80;
 	uint64_t memory = 4ull << 30;
-	bool strict = true;
+	bool strict = true, hold = false; // hold: streams execute nothing
 	uint64_t seed = 1, delay_one_in = 16, delay_max_us = 60;
 	std::string fail_name;
 	uint64_t fail_countdown = 0; // 0: none
@@ -189,6 +192,9 @@ struct World {
 	void drain(std::unique_lock<std::mutex> &lock, Context *c);
 	void serve(Stream *s);
 	void destroy(std::unique_lock<std::mutex> &lock, Context *c);
+	void reclaim(std::unique_lock<std::mutex> &lock, Context *c);
+	void end(std::unique_lock<std::mutex> &lock, Stream *s);
+	std::map<uint64_t, Allocation>::iterator unmap(std::map<uint64_t, Allocation>::iterator i);
 	std::string live() const;
 };
 
@@ -203,6 +209,8 @@ struct Call {
 	Context *context = nullptr;
 	// needs_context: a context must be current, and its failure is the call's.
 	Call(const char *name, bool needs_context);
+	// refuse is the result of a call that found a violation.
+	int refuse(int otherwise) const { return context && context->broken ? context->broken : otherwise; }
 	template <class T> bool has(const std::set<T *> &set, T *handle, const char *what)
 	{
 		if (set.count(handle))

@@ -1,0 +1,137 @@
+//go:build cgo
+
+package cuda
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/moering/moering/kernels"
+)
+
+var failureSeeds = flag.Int("failure-seeds", 2000, "seeds of injected driver failures")
+
+// A program on a driver that fails: whatever call fails, with whatever code, each error wraps
+// ErrDevice, everything is given back, and the process lives.
+func TestInjectedFailuresAreErrorsAndLeakNothing(t *testing.T) {
+	p := play(t)
+	p.ask("delays 1 0 0")
+	failed := 0
+	for seed := range uint64(*failureSeeds) {
+		p.ask("chance %d %d", seed, 1000<<(seed%6)) // from one call in 1000 to one in 30
+		err := program(library(t), rand.New(rand.NewPCG(seed, 2)))
+		p.ask("chance 0 0")
+		if err != nil {
+			failed++
+		}
+		if t.Failed() || !p.sound(err) {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	if failed < *failureSeeds/4 || failed == *failureSeeds {
+		t.Errorf("%d of %d programs failed: that tries little", failed, *failureSeeds)
+	}
+}
+
+// Each call in turn fails, with a result of each kind.
+func TestEveryCallMayFail(t *testing.T) {
+	p := play(t)
+	p.ask("delays 1 0 0")
+	before := p.calls()
+	if err := program(library(t), rand.New(rand.NewPCG(1, 2))); err != nil {
+		t.Fatal(err)
+	}
+	calls := p.calls() - before
+	for n := 1; n <= calls; n++ {
+		for _, code := range []int{1, 2, 700, 999} {
+			p.ask("fail any %d %d", n, code)
+			err := program(library(t), rand.New(rand.NewPCG(1, 2)))
+			p.ask("fail any 0 0")
+			if t.Failed() || !p.sound(err) {
+				t.Fatalf("call %d of %d, code %d", n, calls, code)
+			}
+		}
+	}
+}
+
+// sound reports a program's end that is as it should be.
+func (p *standIn) sound(err error) bool {
+	p.t.Helper()
+	if err != nil && !errors.Is(err, kernels.ErrDevice) {
+		p.t.Errorf("an error that is no ErrDevice: %v", err)
+		return false
+	}
+	if v, live := p.ask("violations"), p.ask("live"); v != "" || live != nothing {
+		p.t.Errorf("violations %q, left %q, after %v", v, live, err)
+		return false
+	}
+	return true
+}
+
+// program opens a device, streams buffers through it and closes everything. It returns the first
+// error; without one, it has checked what arrived.
+func program(library string, rng *rand.Rand) error {
+	if _, err := Devices(library); err != nil {
+		return err
+	}
+	d, err := Open(Options{Library: library})
+	if err != nil {
+		return err
+	}
+	err = traffic(d, rng)
+	return errors.Join(err, d.Close())
+}
+
+// traffic sends random bytes over two streams and back, a few times.
+func traffic(d *Device, rng *rand.Rand) (err error) {
+	var buffers []*kernels.Buffer
+	defer func() {
+		for _, b := range buffers {
+			err = errors.Join(err, b.Free())
+		}
+	}()
+	keep := func(b *kernels.Buffer, e error) *kernels.Buffer {
+		if e != nil {
+			err = errors.Join(err, e)
+			return nil
+		}
+		buffers = append(buffers, b)
+		return b
+	}
+	bytes := 1 + rng.Int64N(9000)
+	a, b := keep(d.Alloc(bytes)), keep(d.Alloc(bytes))
+	in, out := keep(d.Pin(bytes)), keep(d.Pin(bytes))
+	if err != nil {
+		return err
+	}
+	load, e := d.NewStream("load")
+	if e != nil {
+		return e
+	}
+	store, e := d.NewStream("store")
+	if e != nil {
+		return errors.Join(e, load.Close())
+	}
+	var released kernels.Event
+	for round := range 4 {
+		if released != nil && released.Wait() != nil {
+			break
+		}
+		fill(in.Host, byte(round+1))
+		load.Wait(released)
+		load.Copy(a.All(), in.All())
+		load.Copy(b.All(), a.All())
+		store.Wait(load.Record())
+		store.Copy(out.All(), b.All())
+		released = store.Record()
+		released.Done()
+		if released.Wait() == nil && (out.Host[0] != byte(round+1) ||
+			out.Host[bytes-1] != byte(round+1)) {
+			err = fmt.Errorf("round %d brought %d", round, out.Host[0])
+		}
+	}
+	return errors.Join(err, load.Sync(), store.Sync(), load.Close(), store.Close())
+}

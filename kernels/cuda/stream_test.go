@@ -1,0 +1,242 @@
+//go:build cgo
+
+package cuda
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/moering/moering/kernels"
+)
+
+// A chain of copies over several streams, ordered by events alone, arrives, however the streams are
+// delayed.
+func TestEventsOrderStreams(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	const bytes, streams = 3000, 3
+	var line [streams]*stream
+	for i := range line {
+		line[i] = newStream(t, d, string(rune('a'+i)))
+	}
+	buffers := [2]*kernels.Buffer{alloc(t, d, bytes), alloc(t, d, bytes)}
+	in, out := pin(t, d, bytes), pin(t, d, bytes)
+	for seed := range uint64(20) {
+		p.ask("delays %d 2 200", seed)
+		rng := rand.New(rand.NewPCG(seed, 1))
+		fill(in.Host, byte(seed+1))
+		line[0].Copy(buffers[0].All(), in.All())
+		last := line[0].Record()
+		for step := range 20 {
+			s := line[rng.IntN(streams)]
+			s.Wait(last)
+			s.Copy(buffers[(step+1)%2].All(), buffers[step%2].All())
+			last = s.Record()
+		}
+		line[2].Wait(last)
+		line[2].Copy(out.All(), buffers[0].All())
+		last = line[2].Record()
+		if err := last.Wait(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if !last.Done() {
+			t.Errorf("seed %d: not done after Wait", seed)
+		}
+		holds(t, out.Host, byte(seed+1))
+	}
+}
+
+func TestAnEventIsNotDoneBeforeItsWork(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	b, h := alloc(t, d, 100), pin(t, d, 100)
+	before := s.Record()
+	if err := before.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	p.ask("set hold 1")
+	s.Copy(b.All(), h.All())
+	e := s.Record()
+	if e.Done() {
+		t.Error("done while the stream is held")
+	}
+	if !before.Done() {
+		t.Error("an event that has passed is not done any more")
+	}
+	p.ask("set hold 0")
+	if err := e.Wait(); err != nil || !e.Done() {
+		t.Errorf("done %v, %v", e.Done(), err)
+	}
+}
+
+func TestABatchThatIsFullIsHandedOverEarly(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	b, h := alloc(t, d, 4*commandsMax), pin(t, d, 4*commandsMax)
+	for i := range h.Host {
+		h.Host[i] = byte(i * 7)
+	}
+	for i := range h.Bytes { // several batches of copies of one byte
+		s.Copy(b.All().Slice(i, 1), h.All().Slice(i, 1))
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range download(t, d, b) {
+		if v != byte(i*7) {
+			t.Fatalf("byte %d is %d", i, v)
+		}
+	}
+}
+
+func TestFailureSticksToItsStreamAndPassesOnByWait(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	bad, other, good := newStream(t, d, "bad"), newStream(t, d, "other"), newStream(t, d, "good")
+	b, h := alloc(t, d, 100), pin(t, d, 100)
+	bad.Copy(b.All().Slice(0, 50), h.All())
+	e := bad.Record()
+	other.Wait(e)
+	for name, err := range map[string]error{"event": e.Wait(), "stream": bad.Sync(),
+		"waiter": other.Sync()} {
+		if !errors.Is(err, kernels.ErrDevice) || !strings.Contains(err.Error(), `stream "bad"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	good.Copy(b.All(), h.All())
+	if err := good.Sync(); err != nil {
+		t.Errorf("a stream that has nothing to do with it: %v", err)
+	}
+}
+
+func TestCopyRefusesWhatItCannotReach(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	b, h := alloc(t, d, 100), pin(t, d, 100)
+	freed, _ := d.Alloc(100)
+	if err := freed.Free(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spans := range map[string][2]kernels.Span{
+		"host to host":    {h.All().Slice(0, 50), h.All().Slice(50, 50)},
+		"freed":           {freed.All(), h.All()},
+		"strange":         {{Buffer: &kernels.Buffer{Addr: 4096, Bytes: 100}, Bytes: 100}, h.All()},
+		"out of bounds":   {{Buffer: b, Offset: 1, Bytes: 100}, h.All()},
+		"of unequal size": {b.All().Slice(0, 99), h.All()},
+		"overlapping":     {b.All().Slice(0, 50), b.All().Slice(49, 50)},
+	} {
+		s := newStream(t, d, name)
+		s.Copy(spans[0], spans[1])
+		if err := s.Sync(); !errors.Is(err, kernels.ErrDevice) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Memory that the driver has not locked passes through memory that it has.
+func TestPageableMemoryIsCopiedThroughLockedMemory(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	const bytes = 3*bounceBytes + 77
+	b := alloc(t, d, bytes)
+	p.ask("fail cuMemHostRegister 1 2")
+	h := pin(t, d, bytes)
+	if h.Locked {
+		t.Fatal("locked, though the driver refused")
+	}
+	for i := range h.Host {
+		h.Host[i] = byte(i * 31)
+	}
+	back, err := kernels.HostBuffer(bytes) // of no device
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Copy(b.All(), h.All())
+	fill(h.Host, 0) // it may change at once
+	s.Copy(back.All(), b.All())
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range back.Host {
+		if v != byte(i*31) {
+			t.Fatalf("byte %d is %d", i, v)
+		}
+	}
+}
+
+// Streams are used from several goroutines, marks from others; the device closes among them.
+func TestHammerStreamsAndMarks(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	const workers, steps, bytes = 4, 60, 4096
+	marks := make(chan kernels.Event, workers*steps)
+	var work, wait sync.WaitGroup
+	for w := range workers {
+		b, in, out := alloc(t, d, bytes), pin(t, d, bytes), pin(t, d, bytes)
+		s := newStream(t, d, "worker")
+		work.Go(func() {
+			for i := range steps {
+				fill(in.Host, byte(w*steps+i))
+				s.Copy(b.All(), in.All())
+				marks <- s.Record()
+				s.Copy(out.All(), b.All())
+				e := s.Record()
+				marks <- e
+				if err := e.Wait(); err != nil {
+					t.Error(err)
+				}
+				if out.Host[0] != byte(w*steps+i) || out.Host[bytes-1] != byte(w*steps+i) {
+					t.Errorf("worker %d, step %d: %d", w, i, out.Host[0])
+				}
+			}
+		})
+	}
+	for range 2 {
+		wait.Go(func() {
+			for e := range marks {
+				e.Done()
+				if err := e.Wait(); err != nil || !e.Done() {
+					t.Errorf("done %v, %v", e.Done(), err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	close(marks)
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	wait.Wait()
+}
+
+func TestCopiesAndMarksAllocateNothing(t *testing.T) {
+	p := play(t)
+	p.ask("delays 1 0 0")
+	d := p.open(Options{})
+	s, other := newStream(t, d, "s"), newStream(t, d, "other")
+	b, h := alloc(t, d, 100), pin(t, d, 100)
+	step := func() {
+		s.Copy(b.All(), h.All())
+		e := s.Record()
+		other.Wait(e)
+		other.Copy(h.All(), b.All())
+		back := other.Record()
+		s.Wait(back)
+		if err := back.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 * flyingMax {
+		step()
+	}
+	// Marks come in chunks, so that two steps in marksChunk allocate.
+	if n := testing.AllocsPerRun(4*marksChunk, step); n > 0 {
+		t.Errorf("%v allocations a step", n)
+	}
+}
