@@ -3,10 +3,14 @@
 // exactly. Groups are small integers; what they are is the caller's business.
 package sched
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
-// Policy ranks groups for a cache. The number of places bounds memory; a policy never does.
-// It is not safe for concurrent use.
+// Policy ranks groups for a cache. The number of places bounds memory; a policy never does. Among
+// equals the resident stays, so that a cyclic sweep keeps a fixed subset and does not flood.
+// Use and Better allocate nothing. It is not safe for concurrent use.
 type Policy interface {
 	// Use records that a group was wanted, whether it was there or not.
 	Use(group int)
@@ -14,25 +18,77 @@ type Policy interface {
 	Better(a, b int) bool
 }
 
-// NewPolicy returns the policy of that name for a number of groups: "lfu" (also ""), "lru",
-// "clock". The last is the ring's own second chance, for which nothing is ranked: it is meant for a
-// ring that moors nothing.
-func NewPolicy(name string, groups int) (Policy, error) {
-	switch name {
-	case "", "lfu":
-		return &lfu{counts: make([]uint32, groups)}, nil
-	case "lru", "clock":
-		return &lru{last: make([]uint64, groups)}, nil
+// PolicyOptions describe what a policy ranks.
+type PolicyOptions struct {
+	Groups int
+	// LayerOf is each group's layer, ascending from 0; a pass uses groups in that order. nil:
+	// unknown.
+	LayerOf []int32
+	// Places is how many groups stay. TinyLFU forgets by it; 0: as many as there are groups.
+	Places int
+	// Counts is the profile of the static policy: how often each group was used elsewhere.
+	Counts []uint32
+}
+
+// PolicyNames are the names that New knows, the default first.
+func PolicyNames() []string {
+	return []string{"reuse", "lfu", "tinylfu", "stale", "lru", "clock", "static"}
+}
+
+// New returns the policy of that name:
+//
+//	reuse    by the expected time until the next use, learned; needs LayerOf
+//	lfu      by counts that survive eviction and are halved now and then
+//	tinylfu  by a count-min sketch of bounded size that ages (W-TinyLFU, arXiv 1512.00727)
+//	stale    what this pass has used already or passed by goes first; needs LayerOf
+//	lru      by last use; floods when a token's cycle over the layers exceeds the cache
+//	clock    the ring's own second chance, for which nothing is ranked: for a ring that moors nothing
+//	static   by Counts, which it needs, whatever happens
+//
+// "" is reuse, or lfu where the layers are not known.
+func (o PolicyOptions) New(name string) (Policy, error) {
+	if name == "" {
+		name = "lfu"
+		if o.LayerOf != nil {
+			name = "reuse"
+		}
 	}
-	return nil, fmt.Errorf("unknown cache policy %q; use lfu, lru or clock", name)
+	switch name {
+	case "reuse", "stale":
+		if len(o.LayerOf) != o.Groups || o.Groups == 0 {
+			return nil, fmt.Errorf("cache policy %q needs the layer of each of %d groups", name, o.Groups)
+		}
+		if name == "stale" {
+			return newStale(o), nil
+		}
+		return newReuse(o), nil
+	case "lfu":
+		return &lfu{counts: make([]uint32, o.Groups)}, nil
+	case "tinylfu":
+		return newTinyLFU(o), nil
+	case "lru", "clock":
+		return &lru{last: make([]uint64, o.Groups)}, nil
+	case "static":
+		if len(o.Counts) != o.Groups {
+			return nil, fmt.Errorf("cache policy \"static\" needs a profile of %d groups, and has %d",
+				o.Groups, len(o.Counts))
+		}
+		return static(o.Counts), nil
+	}
+	return nil, fmt.Errorf("unknown cache policy %q; use one of %s", name,
+		strings.Join(PolicyNames(), ", "))
+}
+
+// NewPolicy is New for groups of which no more is known.
+func NewPolicy(name string, groups int) (Policy, error) {
+	return PolicyOptions{Groups: groups}.New(name)
 }
 
 // agePeriod is how many uses a group, on average, until counts are halved, so that old traffic is
-// forgotten.
-const agePeriod = 16
+// forgotten. Of 1 to 64, 2 to 4 gave the most hits on the traces of docs/decisions/0008.
+const agePeriod = 4
 
-// lfu counts uses; counts survive eviction, without which frequency cannot beat recency. Among
-// equals the resident stays, so that a cyclic sweep keeps a fixed subset and does not flood.
+// lfu counts uses; counts survive eviction, without which frequency cannot beat recency.
 type lfu struct {
 	counts []uint32
 	uses   int
@@ -50,7 +106,7 @@ func (p *lfu) Use(g int) {
 
 func (p *lfu) Better(a, b int) bool { return p.counts[a] > p.counts[b] }
 
-// lru prefers what was used last. It floods when a token's cycle over the layers exceeds the cache.
+// lru prefers what was used last.
 type lru struct {
 	last []uint64
 	now  uint64
@@ -58,3 +114,9 @@ type lru struct {
 
 func (p *lru) Use(g int)            { p.now++; p.last[g] = p.now }
 func (p *lru) Better(a, b int) bool { return p.last[a] > p.last[b] }
+
+// static prefers what a profile saw most, for ever.
+type static []uint32
+
+func (static) Use(int)                {}
+func (p static) Better(a, b int) bool { return p[a] > p[b] }
