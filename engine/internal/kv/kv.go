@@ -254,3 +254,15 @@ func (s *Sequence) close() {
 		s.Row = -1
 	}
 }
+
+// Alone reports that no other sequence shares any of the pages, so that closing this one frees them.
+func (s *Sequence) Alone() bool {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	for _, page := range s.pages {
+		if s.pool.refs[page] > 1 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,74 @@
+package engine
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/moering/moering/engine/internal/batch"
+)
+
+// report writes the page about the run.
+func (d *batchDriver) report(path string, r BatchResult) error {
+	s := r.Stats
+	page := batch.Report{
+		Title: "moering batch: " + servedName(d.engine.info.Path),
+		Facts: [][2]string{
+			{"model", d.engine.info.Path},
+			{"ended", clock().Format(time.RFC3339)},
+			{"requests", fmt.Sprintf("%d, of which %d finished, %d refused, %d by earlier runs",
+				r.Requests, r.Finished, r.Failed, r.Resumed)},
+			{"time", r.Elapsed.Round(time.Millisecond).String()},
+			{"tokens", fmt.Sprintf("%d of prompts computed, %d shared, %d generated; %.1f a second",
+				r.PromptTokens, r.SharedTokens, r.NewTokens, r.TokensPerS)},
+			{"passes", fmt.Sprintf("%d, of %.0f rows on average", s.Passes,
+				float64(r.PromptTokens+r.NewTokens)/float64(max(s.Passes, 1)))},
+			{"weights", fmt.Sprintf("%.2f GB read; hit rate %.1f %%; waiting %.1f %%",
+				float64(s.BytesRead)/1e9, 100*s.HitRate(), 100*s.WaitShare())},
+			{"memory", fmt.Sprintf("peak %.2f GB of %.2f GB: weights that stay %.2f, KV cache %.2f, "+
+				"ring %.2f, expert cache %.2f, working memory %.2f", gb(s.PeakMemory), gb(r.Plan.Budget),
+				gb(r.Plan.Stay), gb(r.Plan.KV), gb(r.Plan.Ring), gb(r.Plan.Cache), gb(r.Plan.Work))},
+		},
+		Charts: d.history.charts(),
+		Histograms: []batch.Bars{
+			{Title: "Prompt tokens of a request", Histogram: d.history.prompts},
+			{Title: "Generated tokens of a request", Histogram: d.history.news},
+		},
+	}
+	for _, q := range d.history.slow {
+		page.Slow = append(page.Slow, batch.SlowRequest{ID: q.id, Seconds: q.took.Seconds(),
+			Prompt: q.prompt, New: q.new})
+	}
+	var b bytes.Buffer
+	page.Write(&b)
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("batch: %w: report: %w", ErrIO, err)
+	}
+	return nil
+}
+
+func gb(n int64) float64 { return float64(n) / 1e9 }
+
+// charts are the figures over time.
+func (h *batchHistory) charts() []batch.Chart {
+	tokens := batch.Chart{Title: "Throughput", Unit: "tokens/s",
+		Names: []string{"prompt", "generated"}}
+	traffic := batch.Chart{Title: "Weights read from disk", Unit: "GB/s", Names: []string{"disk"}}
+	share := batch.Chart{Title: "Hit rate and waiting", Unit: "%", Names: []string{"hits", "waiting"}}
+	for _, s := range h.samples {
+		t := s.took.Seconds()
+		if t <= 0 {
+			continue
+		}
+		hits := 100.0
+		if s.asked > 0 {
+			hits = 100 * float64(s.hits) / float64(s.asked)
+		}
+		at := s.at.Seconds()
+		tokens.Add(at, float64(s.prefill)/t, float64(s.decode)/t)
+		traffic.Add(at, float64(s.read)/1e9/t)
+		share.Add(at, hits, 100*s.wait.Seconds()/t)
+	}
+	return []batch.Chart{tokens, traffic, share}
+}
