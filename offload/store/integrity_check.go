@@ -34,6 +34,7 @@ func (m *Model) Check(ctx context.Context, progress func(done, total int64)) err
 	}
 	c := &checker{m: m, ctx: ctx, progress: progress}
 	c.note(0, m.checkHeader())
+	c.note(len(m.tensors), m.checkSize())
 	for i := range m.files {
 		c.total += m.files[i].Size
 	}
@@ -59,6 +60,20 @@ func (m *Model) Check(ctx context.Context, progress func(done, total int64)) err
 		errs = append(errs, f.err)
 	}
 	return errors.Join(errs...)
+}
+
+// checkSize checks that nothing lies behind the padding of the last tensor, and that it is there.
+func (m *Model) checkSize() error {
+	if len(m.files) != 1 || len(m.tensors) == 0 {
+		return nil
+	}
+	last := m.tensors[len(m.tensors)-1]
+	want := alignUp(last.Offset+last.Size, PackAlignment)
+	if m.files[0].Size == want {
+		return nil
+	}
+	return formatError(m.files[0].Path, "", min(want, m.files[0].Size), adviceDamaged,
+		"the file has %d bytes, and should have %d", m.files[0].Size, want)
 }
 
 // finding is an error and where in the order of the files it belongs.

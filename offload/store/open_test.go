@@ -43,7 +43,7 @@ func replace(t *testing.T, path, old, new string) {
 }
 
 // must fails the test on an error of the set-up.
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

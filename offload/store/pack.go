@@ -382,11 +382,18 @@ func (p *Packer) Commit() error {
 	return p.close(true)
 }
 
-// Suspend closes the files and leaves what is written for a Packer that goes on with it. After
-// Commit, or when called again, it does nothing.
+// Suspend closes the files and leaves what is written for a Packer that goes on with it; where no
+// piece is complete, nothing is left. After Commit, or when called again, it does nothing.
 func (p *Packer) Suspend() error {
 	if p.state == nil {
 		return nil
+	}
+	if len(p.state.sums) == 0 {
+		remove := os.Remove(p.path + packPartExt)
+		if errors.Is(remove, fs.ErrNotExist) {
+			remove = nil
+		}
+		return errors.Join(remove, p.close(true))
 	}
 	var err error
 	if p.out != nil {
