@@ -62,7 +62,6 @@ enum {
 	X(event_record, "cuEventRecord", (evt, str)) \
 	X(event_query, "cuEventQuery", (evt)) \
 	X(event_sync, "cuEventSynchronize", (evt)) \
-	X(event_elapsed, "cuEventElapsedTime", (float *, evt, evt)) \
 	X(error_name, "cuGetErrorName", (result, const char **)) \
 	X(error_string, "cuGetErrorString", (result, const char **))
 
@@ -352,16 +351,15 @@ int stream_sync(const driver *d, uint64_t context, uint64_t stream)
 	IN(d, context, d->stream_sync(pointer(stream)));
 }
 
-int event_create(const driver *d, uint64_t context, int timed, uint64_t *event)
+int event_create(const driver *d, uint64_t context, uint64_t *event)
 {
 	evt e = NULL;
 	ctx before;
-	unsigned flags = EVENT_BLOCKING_SYNC | (timed ? 0 : EVENT_DISABLE_TIMING);
 	*event = 0;
 	result r = d->push(pointer(context));
 	if (r != R_OK)
 		return r;
-	r = d->event_create(&e, flags);
+	r = d->event_create(&e, EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING);
 	d->pop(&before);
 	*event = r == R_OK ? (uint64_t)(uintptr_t)e : 0;
 	return r;
@@ -380,11 +378,6 @@ int event_query(const driver *d, uint64_t context, uint64_t event)
 int event_sync(const driver *d, uint64_t context, uint64_t event)
 {
 	IN(d, context, d->event_sync(pointer(event)));
-}
-
-int event_elapsed(const driver *d, uint64_t context, uint64_t from, uint64_t to, float *ms)
-{
-	IN(d, context, d->event_elapsed(ms, pointer(from), pointer(to)));
 }
 
 // launch passes the arguments as a buffer with its size, so that the driver can tell a structure

@@ -85,12 +85,11 @@ int stream_create(const driver *d, uint64_t context, uint64_t *stream);
 int stream_destroy(const driver *d, uint64_t context, uint64_t stream);
 int stream_sync(const driver *d, uint64_t context, uint64_t stream);
 
-// Events block the thread that waits instead of spinning; timed ones can be subtracted.
-int event_create(const driver *d, uint64_t context, int timed, uint64_t *event);
+// Events block the thread that waits instead of spinning.
+int event_create(const driver *d, uint64_t context, uint64_t *event);
 int event_destroy(const driver *d, uint64_t context, uint64_t event);
 int event_query(const driver *d, uint64_t context, uint64_t event);
 int event_sync(const driver *d, uint64_t context, uint64_t event);
-int event_elapsed(const driver *d, uint64_t context, uint64_t from, uint64_t to, float *ms);
 
 enum { C_LAUNCH = 1, C_COPY_IN, C_COPY_OUT, C_COPY_WITHIN, C_RECORD, C_WAIT };
 

@@ -17,7 +17,7 @@ import (
 // loadFailure is the error of a library that dlopen refuses, or that is no driver.
 func loadFailure(library, why string) error {
 	if strings.HasPrefix(why, "missing entry point") {
-		return fmt.Errorf("%w: cuda: %s is too old: %s; install an NVIDIA driver for CUDA 11.4 or "+
+		return fmt.Errorf("%w: cuda: %s is too old: %s; install an NVIDIA driver for CUDA 11.2 or "+
 			"later", kernels.ErrDevice, library, why)
 	}
 	return fmt.Errorf("%w: cuda: no NVIDIA driver (%s); install one, make libcuda.so.1 visible in "+
@@ -97,10 +97,11 @@ func advice(r C.int) string {
 	case r == C.R_OUT_OF_MEMORY:
 		return "give the engine less of it, or end other programs on the GPU (nvidia-smi)"
 	case failedKernel(r):
-		return "the context is gone: close the engine and open it again; the failing kernel is " +
-			"found by compute-sanitizer, please report it"
+		return "the context is gone: close the engine and open it again, in a new process where " +
+			"others use CUDA too; compute-sanitizer finds the kernel, please report it"
 	case lostDevice(r):
-		return "close the engine and open it again; dmesg names the cause (Xid)"
+		return "close the engine and open it again, in a new process where others use CUDA too; " +
+			"dmesg names the cause (Xid)"
 	case r == C.R_NO_DEVICE:
 		return "look at nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it"
 	case r == C.R_UNSUPPORTED_PTX_VERSION:

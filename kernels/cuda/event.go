@@ -178,7 +178,7 @@ func (d *Device) newSlot() (*slot, error) {
 		return e, nil
 	}
 	e := &slot{}
-	if r := C.event_create(d.driver.c, d.context, 0, &e.event); r != 0 {
+	if r := C.event_create(d.driver.c, d.context, &e.event); r != 0 {
 		return nil, d.fail("making an event", r)
 	}
 	d.slots = append(d.slots, e)

@@ -43,13 +43,14 @@ func (d *Device) alloc(bytes int64) (*kernels.Buffer, error) {
 		return nil, err
 	}
 	var at C.uint64_t
-	r := C.memory_alloc(d.driver.c, d.context, C.uint64_t(max(bytes, 1)), &at)
+	size := C.uint64_t(max(bytes, 1))
+	r := C.memory_alloc(d.driver.c, d.context, size, &at)
 	if r != 0 {
 		_ = d.take(-bytes)
 		return nil, d.fail(fmt.Sprintf("%d bytes of device memory", bytes), r)
 	}
 	d.zeroMu.Lock()
-	r = C.memory_zero(d.driver.c, d.context, d.zero, at, C.uint64_t(bytes))
+	r = C.memory_zero(d.driver.c, d.context, d.zero, at, size)
 	d.zeroMu.Unlock()
 	if r != 0 {
 		err := d.fail(fmt.Sprintf("clearing %d bytes of device memory", bytes), r)

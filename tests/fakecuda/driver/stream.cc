@@ -81,7 +81,7 @@ EXPORT int cuStreamWaitEvent(Stream *s, Event *e, unsigned)
 	return OK;
 }
 
-EXPORT int cuEventCreate(Event **out, unsigned flags)
+EXPORT int cuEventCreate(Event **out, unsigned)
 {
 	Call call("cuEventCreate", true);
 	*out = nullptr;
@@ -89,7 +89,6 @@ EXPORT int cuEventCreate(Event **out, unsigned flags)
 		return call.code;
 	Event *e = new Event;
 	e->context = call.context;
-	e->timed = (flags & 2) == 0;
 	call.w.events.insert(e);
 	*out = e;
 	return OK;
@@ -116,7 +115,6 @@ EXPORT int cuEventRecord(Event *e, Stream *s)
 	call.w.begin(s);
 	e->recorded++;
 	e->clock = s->clock;
-	e->stream = s;
 	Op op;
 	op.record = e;
 	op.version = e->recorded;
@@ -147,21 +145,6 @@ EXPORT int cuEventSynchronize(Event *e)
 	call.w.changed.wait(call.lock, [&] { return e->completed >= version; });
 	join(call.w.host, reached);
 	return call.code != OK ? call.code : call.context->broken;
-}
-
-EXPORT int cuEventElapsedTime(float *ms, Event *from, Event *to)
-{
-	Call call("cuEventElapsedTime", true);
-	*ms = 0;
-	if (call.code != OK)
-		return call.code;
-	if (!call.has(call.w.events, from, "event") || !call.has(call.w.events, to, "event") ||
-		!from->timed || !to->timed)
-		return call.refuse(INVALID_HANDLE);
-	if (from->completed < from->recorded || to->completed < to->recorded)
-		return NOT_READY;
-	*ms = std::chrono::duration<float, std::milli>(to->when - from->when).count();
-	return OK;
 }
 
 } // namespace fakecuda

@@ -160,10 +160,8 @@ void World::serve(Stream *s)
 			if (!wrong.empty())
 				violate(s->context, wrong);
 		}
-		if (op.record) {
+		if (op.record)
 			op.record->completed = std::max(op.record->completed, op.version);
-			op.record->when = std::chrono::steady_clock::now();
-		}
 		if (op.touches)
 			touches.erase(op.touch);
 		s->busy = false;

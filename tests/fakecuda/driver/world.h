@@ -81,11 +81,8 @@ struct Stream;
 
 struct Event {
 	Context *context;
-	bool timed;
 	uint64_t recorded = 0, completed = 0; // versions
 	Clock clock;                          // of the last record
-	std::chrono::steady_clock::time_point when;
-	Stream *stream = nullptr; // of the last record
 };
 
 // Touch is host memory that an op which has not run yet reads or writes.
