@@ -17,6 +17,7 @@ type file struct {
 	reason string // why they do not, if that was wished for
 	device uint64 // st_dev: major number in the upper half, minor in the lower
 	size   int64
+	sparse bool // it has fewer blocks than bytes: reading it says little of the device
 }
 
 // openFile opens a regular file, for direct reads unless the file system refuses them. The reason
@@ -29,7 +30,7 @@ func openFile(name string, buffered bool) (file, error) {
 	}
 	var stat unix.Statx_t
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH,
-		unix.STATX_TYPE|unix.STATX_SIZE|unix.STATX_DIOALIGN, &stat)
+		unix.STATX_TYPE|unix.STATX_SIZE|unix.STATX_BLOCKS|unix.STATX_DIOALIGN, &stat)
 	if err == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("not a regular file")
 	}
@@ -38,6 +39,7 @@ func openFile(name string, buffered bool) (file, error) {
 		return f, &Error{File: name, Cause: err}
 	}
 	f.fd, f.size = fd, int64(stat.Size)
+	f.sparse = int64(stat.Blocks)*512 < f.size
 	f.device = uint64(stat.Dev_major)<<32 | uint64(stat.Dev_minor)
 	if buffered {
 		f.reason = "buffered reads were asked for"

@@ -17,7 +17,8 @@ type file struct {
 	direct bool
 	reason string
 	device uint64 // not known
-	size   int64  // not needed: only direct reads are probed
+	size   int64  // not known, as sparse: only direct reads are probed
+	sparse bool
 }
 
 // openFile opens a file for buffered reads: direct ones are implemented for Linux alone.

@@ -28,7 +28,7 @@ const (
 	probeFileMin = 64 << 20
 	// probeTimeout ends a probe of a device that hangs, if Options.Timeout does not.
 	probeTimeout = 10 * time.Second
-	// probeReadMin is what is read at least in a round of one cell; more where the queue is deeper.
+	// probeReadMin is what is read at least in a round of one cell, more where the queue is deep.
 	probeReadMin = 8 << 20
 	// probeShare of the best cell's speed is as good as the best: disks vary more from one moment to
 	// the next, and what is in flight delays what is wanted first.
@@ -101,7 +101,7 @@ func probe(fs files, laneOf []int, devices []device, kind string, o Options, ope
 				d.first = f
 			}
 		}
-		if f := &fs[d.first]; f.direct && f.size >= probeFileMin {
+		if f := &fs[d.first]; f.direct && !f.sparse && f.size >= probeFileMin {
 			d.system = f.system()
 			if d.cached = o.Probe != ProbeForce && store.find(d, kind); !d.cached {
 				due++

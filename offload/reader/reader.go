@@ -145,8 +145,9 @@ type Options struct {
 	Logger    *slog.Logger     // fallbacks are logged here; nil means nowhere
 	Now       func() time.Time // the clock of figures and timeouts; nil means time.Now
 
-	// deviceOf replaces the device of a file in tests.
-	deviceOf func(name string, device uint64) uint64
+	// For tests: another device for a file, and a kernel that cancels nothing.
+	deviceOf  func(name string, device uint64) uint64
+	noCancels bool
 }
 
 // withDefaults checks the options and fills in the defaults, but for depth and chunk, which the

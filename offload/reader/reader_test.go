@@ -325,6 +325,7 @@ func TestNonsenseIsRefusedAndNotRead(t *testing.T) {
 			"memory":          func(q *Request) { q.Buf = aligned(8192)[8 : 4096+8] },
 			"need":            func(q *Request) { q.Need = 8193 },
 			"negative need":   func(q *Request) { q.Need = -1 },
+			"class":           func(q *Request) { q.Class = ClassCount },
 		} {
 			q := good()
 			damage(q)
@@ -439,7 +440,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	names, _ := writeCorpus(t)
 	for _, o := range []Options{{Depth: -1}, {Depth: DepthMax + 1}, {ChunkBytes: 100},
 		{ChunkBytes: 4097}, {ChunkBytes: 2 * ChunkBytesMax}, {Depth: 4, QueueRequests: 3},
-		{QueueRequests: QueueRequestsMax + 1}, {Kind: "tape"}} {
+		{QueueRequests: QueueRequestsMax + 1}, {Kind: "tape"}, {Timeout: -1}, {CloseWait: -1},
+		{Probe: ProbeForce + 1}, {Depth: 1, QueueRequests: -1}} {
 		if _, err := Open(names, o); !errors.Is(err, ErrUsage) {
 			t.Errorf("%+v: %v", o, err)
 		}
@@ -520,6 +522,7 @@ func TestRegisteredMemoryIsReadAlike(t *testing.T) {
 	runtime.KeepAlive(arena)
 }
 
+// TestSteadyReadsAllocateNothing goes through all that a decode step asks of a reader.
 func TestSteadyReadsAllocateNothing(t *testing.T) {
 	names, data := writeCorpus(t)
 	list := append(kinds(), kind{"null", func(t testing.TB, _ []string, _ [][]byte, o Options) Reader {
@@ -527,24 +530,30 @@ func TestSteadyReadsAllocateNothing(t *testing.T) {
 		return must(t, n, err)
 	}})
 	for _, k := range list {
-		if k.name == "sim" { // its delays are timers
-			continue
-		}
 		t.Run(k.name, func(t *testing.T) {
-			r := k.open(t, names, data, Options{ChunkBytes: 64 << 10})
+			r := k.open(t, names, data, Options{ChunkBytes: 64 << 10, Timeout: time.Minute})
 			defer closeReader(t, r)
-			over := make(chan error, 1)
-			q := Request{File: 6, Buf: aligned(1 << 20), Label: "x",
-				Done: func(_ *Request, err error) { over <- err }}
+			over := make(chan error, 2)
+			report := func(_ *Request, err error) { over <- err }
+			demand := Request{File: 6, Buf: aligned(1 << 20), Label: "x", Done: report}
+			maybe := Request{File: 6, Buf: aligned(1 << 20), Class: Predicted, Done: report}
 			if n := testing.AllocsPerRun(50, func() {
-				if err := r.Submit(&q); err != nil {
-					t.Fatal(err)
+				for _, q := range [...]*Request{&maybe, &demand} {
+					if err := r.Submit(q); err != nil {
+						t.Fatal(err)
+					}
 				}
-				if err := <-over; err != nil {
-					t.Fatal(err)
+				r.Promote(&maybe, Certain)
+				if r.Cancel(&maybe) {
+					over <- nil
+				}
+				for range 2 {
+					if err := <-over; err != nil {
+						t.Fatal(err)
+					}
 				}
 			}); n != 0 {
-				t.Errorf("%v allocations per request", n)
+				t.Errorf("%v allocations per step", n)
 			}
 		})
 	}
@@ -569,45 +578,5 @@ func TestNullLeavesBytesAlone(t *testing.T) {
 	}
 	if bytes.Count(good.Buf, []byte{42}) != len(good.Buf) {
 		t.Error("bytes were touched")
-	}
-}
-
-// BenchmarkReaders reads 2 MiB requests from a file of 64 MiB.
-func BenchmarkReaders(b *testing.B) {
-	name := filepath.Join(b.TempDir(), "big")
-	if err := os.WriteFile(name, noise(1, 64<<20), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	for _, kind := range []string{KindPread, KindUring} {
-		b.Run(kind, func(b *testing.B) {
-			arena := aligned(16 << 20)
-			r, err := Open([]string{name}, Options{Kind: kind, Arena: arena})
-			if err != nil {
-				b.Skip(err)
-			}
-			defer closeReader(b, r)
-			b.SetBytes(2 << 20)
-			free := make(chan *Request, 8)
-			for i := range 8 {
-				free <- &Request{Buf: arena[i<<21 : (i+1)<<21], Done: func(q *Request, err error) {
-					if err != nil {
-						b.Error(err)
-					}
-					free <- q
-				}}
-			}
-			i := int64(0)
-			for b.Loop() {
-				q := <-free
-				q.Offset = i * 7 % 32 << 21
-				i++
-				if err := r.Submit(q); err != nil {
-					b.Fatal(err)
-				}
-			}
-			for range 8 {
-				<-free
-			}
-		})
 	}
 }

@@ -165,9 +165,9 @@ func (s *Sim) run() {
 	}
 }
 
-// step starts what can be started and lets the next event pass, if its time has come. It returns how
-// long that will take: 0 when an event has passed, negative when there is none before something is
-// submitted. The store is over when it was closed and nothing is under way.
+// step starts what can be started and lets the next event pass, if its time has come. It returns
+// how long that will take: 0 when an event has passed, negative when there is none before something
+// is submitted. The store is over when it was closed and nothing is under way.
 func (s *Sim) step() (wait time.Duration, over bool) {
 	for {
 		p, closed := s.queue.take()

@@ -11,8 +11,8 @@ import (
 // often it was tried, and not on the order in which goroutines run.
 type SimOptions struct {
 	Seed uint64
-	// A read takes from LatencyMin up to LatencyMax, evenly distributed; with a depth above 1, reads
-	// finish in an order of their own. Some, by SlowP, take Slow on top.
+	// A read takes from LatencyMin up to LatencyMax, evenly distributed; with a depth above 1,
+	// reads finish in an order of their own. Some, by SlowP, take Slow on top.
 	LatencyMin, LatencyMax time.Duration
 	SlowP                  float64
 	Slow                   time.Duration
@@ -32,14 +32,14 @@ type SimOptions struct {
 	// Devices says on which device each file is; nil means that all are on one, or, for OpenSim, on
 	// the devices on which they are.
 	Devices []uint64
-	// RealTime lets the times pass by the clock on the wall. Without it the store has a clock of its
-	// own that jumps to the next event as soon as nothing can be started: delays of seconds and
-	// Options.Timeout cost no time.
+	// RealTime lets the times pass by the clock on the wall. Without it the store has a clock of
+	// its own that jumps to the next event as soon as nothing can be started: delays of seconds
+	// and Options.Timeout cost no time.
 	RealTime bool
 }
 
-// SimFault befalls reads that touch bytes [Offset, Offset+Length) of a file; a Length of 0 means one
-// byte.
+// SimFault befalls reads that touch bytes [Offset, Offset+Length) of a file; a Length of 0 means
+// one byte.
 type SimFault struct {
 	File           int
 	Offset, Length int64

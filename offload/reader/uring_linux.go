@@ -17,8 +17,8 @@ const (
 	// pause of enterPause: ten seconds of a system without memory.
 	enterFailuresMax = 10000
 	enterPause       = time.Millisecond
-	// cancelGrace is how long a read that the kernel was asked to cancel may still take. A read that
-	// a disk is working on cannot be cancelled, and the kernel says so at once.
+	// cancelGrace is how long a read that the kernel was asked to cancel may still take. A read
+	// that a disk is working on cannot be cancelled, and the kernel says so at once.
 	cancelGrace = 100 * time.Millisecond
 	// wakeData marks the answer of the event that Submit writes, cancelData that of a cancellation;
 	// the other answers are those of reads, by the number of the piece.
@@ -53,7 +53,6 @@ type Uring struct {
 	armed   bool      // a read of the event is outstanding
 	woken   [8]byte   // where that read goes
 	failed  int       // calls in a row that the kernel refused
-	patient bool      // in tests: nothing is cancelled
 }
 
 // overdue is what was done about a piece that is out of time.
@@ -298,8 +297,8 @@ func (u *Uring) hurry() (sleep time.Duration) {
 		}
 		left := p.started.Add(limit).Sub(now)
 		if left <= 0 && !late.asked {
-			late.asked, late.until, late.refused = true, now.Add(cancelGrace), u.patient
-			if !u.patient {
+			late.asked, late.until = true, now.Add(cancelGrace)
+			if late.refused = u.options.noCancels; !late.refused {
 				u.cancel(p)
 			}
 		}
