@@ -15,6 +15,7 @@ usage: ./build.sh COMMAND [--help]
   demo    build, then let the model in the repository write Go, its experts streaming from disk
   test    everything that must pass: format, vet, all tests with and without cgo
   bench   build, then measure; arguments go to "moering bench"
+  lib     the C library in lib/: libmoering.so, libmoering.a, moering.h, moering.pc; or --prefix DIR
   lint    vet, and staticcheck at the version that tools/go.mod names
   fmt     format all Go files
 EOF
@@ -110,6 +111,67 @@ cmd_bench() {
 	fi
 }
 
+help_lib="makes the C library in lib/, and with --prefix DIR installs it there: include/moering.h,
+lib/libmoering.so (a link to libmoering.so.0), lib/libmoering.a, lib/pkgconfig/moering.pc. Programs
+find it with \"pkg-config --cflags --libs moering\". Needs a C compiler."
+cmd_lib() {
+	need_cc
+	local prefix=
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--prefix)
+			prefix=${2:?--prefix needs a directory}
+			shift 2
+			;;
+		*)
+			echo "build.sh: lib: what is \"$1\"?" >&2
+			exit 2
+			;;
+		esac
+	done
+	local version
+	version=$(cat capi/VERSION)
+	mkdir -p lib
+	shared_library "lib/libmoering.so.$version" libmoering.so.0
+	ln -sf "libmoering.so.$version" lib/libmoering.so.0
+	ln -sf libmoering.so.0 lib/libmoering.so
+	say "lib/libmoering.a"
+	CGO_ENABLED=1 go build -buildmode=c-archive -ldflags='-s -w' -o lib/libmoering.a ./capi
+	rm -f lib/libmoering.h # written by the Go tool; moering.h is the header
+	cp capi/moering.h lib/
+	pkg_config "$(pwd)/lib" "$(pwd)/lib" >lib/moering.pc
+	[ -n "$prefix" ] || return 0
+	mkdir -p "$prefix/lib/pkgconfig" "$prefix/include"
+	prefix=$(cd "$prefix" && pwd)
+	cp -P lib/libmoering.so* lib/libmoering.a "$prefix/lib/"
+	cp capi/moering.h "$prefix/include/"
+	pkg_config "$prefix/lib" "$prefix/include" >"$prefix/lib/pkgconfig/moering.pc"
+	say "installed in $prefix"
+}
+
+# shared_library FILE SONAME links the C library; it exports what moering.h declares.
+shared_library() {
+	say "$1"
+	CGO_ENABLED=1 go build -buildmode=c-shared -o "$1" -ldflags="-s -w -extldflags \
+'-Wl,-soname,$2 -Wl,--version-script=$(pwd)/capi/libmoering.map -Wl,-z,now'" ./capi
+	rm -f "${1%.*}.h" # written by the Go tool; moering.h is the header
+}
+
+# pkg_config LIBDIR INCLUDEDIR prints moering.pc.
+pkg_config() {
+	cat <<EOF
+libdir=$1
+includedir=$2
+
+Name: moering
+Description: Runs language models that do not fit in memory
+Version: $(cat capi/VERSION)
+Libs: -L\${libdir} -lmoering
+Libs.private: -lpthread -lm -ldl
+Cflags: -I\${includedir}
+EOF
+}
+
 help_lint="vets, and runs staticcheck at the version that tools/go.mod names (downloaded as a module)."
 cmd_lint() {
 	go vet ./...
@@ -122,7 +184,7 @@ cmd_fmt() { go_files | xargs -0 gofmt -w; }
 
 command=${1:-}
 case $command in
-build | demo | test | bench | lint | fmt)
+build | demo | test | bench | lib | lint | fmt)
 	shift
 	if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 		text=help_$command

@@ -60,11 +60,15 @@ func (s *Session) Tokens() []int32 { return slices.Clone(s.tokens) }
 
 // LogProb is the natural log of the probability that the model gives token id after the last one, at
 // temperature 1; NaN where Logits is nil or has no such token.
-func (s *Session) LogProb(id int32) float32 {
-	if id < 0 || int(id) >= len(s.logits) {
+func (s *Session) LogProb(id int32) float32 { return LogProb(s.logits, id) }
+
+// LogProb is the natural log of the probability that logits give token id, at temperature 1; NaN
+// where they have no such token.
+func LogProb(logits []float32, id int32) float32 {
+	if id < 0 || int(id) >= len(logits) {
 		return float32(math.NaN())
 	}
-	return float32(sample.LogProb(s.logits, id))
+	return float32(sample.LogProb(logits, id))
 }
 
 // Top returns the n tokens that are most likely after the last one, best first; none where Logits is

@@ -1,6 +1,11 @@
 package engine
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/moering/moering/engine/internal/tokenizer"
+)
 
 // TokenInfo describes an entry of the vocabulary.
 type TokenInfo struct {
@@ -50,4 +55,15 @@ func (e *Engine) DecodeText(ids []int32) string {
 		return ""
 	}
 	return e.tok.Decode(ids, true)
+}
+
+// EncodeText is Encode with its two halves apart: add puts the model's own begin token in front,
+// parse recognises special tokens in the text.
+func (e *Engine) EncodeText(text string, add, parse bool) ([]int32, error) {
+	if e.tok == nil {
+		return nil, fmt.Errorf("%w: model %s has no tokenizer; give token ids", ErrUnsupported,
+			e.info.Path)
+	}
+	ids, err := e.tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: add, ParseSpecial: parse})
+	return ids, mapError(err)
 }

@@ -1,0 +1,129 @@
+package core
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moering/moering/engine"
+)
+
+// pollEvery is how often a blocked call asks its caller whether to go on: often enough for Ctrl-C to
+// feel prompt, seldom enough to cost nothing.
+const pollEvery = 20 * time.Millisecond
+
+// Poll is asked from time to time, on the thread of the call, how a call that takes long shall go on;
+// it is told how far it is, 0 of 0 where that is unknown. True cancels the call.
+type Poll func(done, total uint64) (cancel bool)
+
+// Engine is an engine that lives until its handle is closed, its sessions are closed, and no call
+// uses it. It is safe for concurrent use.
+type Engine struct {
+	*engine.Engine
+	poll Poll
+
+	mu      sync.Mutex
+	refs    int
+	calls   map[int]context.CancelFunc // running calls on the engine itself
+	callSeq int
+
+	sessions atomic.Int32
+}
+
+// Open opens a model; poll, which may be nil, can cancel this and all later calls.
+func Open(path string, o engine.Options, poll Poll) (*Engine, error) {
+	var done, total atomic.Uint64
+	o.Progress = func(d, t int64) { done.Store(uint64(d)); total.Store(uint64(t)) }
+	e := &Engine{poll: poll, refs: 1, calls: map[int]context.CancelFunc{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	progress := func() (uint64, uint64) { return done.Load(), total.Load() }
+	err := watch(ctx, cancel, poll, progress, func(ctx context.Context) (err error) {
+		e.Engine, err = engine.OpenContext(ctx, path, o)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Hold keeps the engine alive until Release. It fails once the last hold is gone.
+func (e *Engine) Hold() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refs == 0 {
+		return engine.ErrClosed
+	}
+	e.refs++
+	return nil
+}
+
+// Release gives up a hold; the last one frees the engine.
+func (e *Engine) Release() error {
+	e.mu.Lock()
+	e.refs--
+	last := e.refs == 0
+	e.mu.Unlock()
+	if !last {
+		return nil
+	}
+	return e.Close()
+}
+
+// Sessions is the number of open sessions, those of batches and embeddings not counted.
+func (e *Engine) Sessions() int { return int(e.sessions.Load()) }
+
+// Do runs a call on the engine that Cancel can end.
+func (e *Engine) Do(work func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	e.mu.Lock()
+	e.callSeq++
+	id := e.callSeq
+	e.calls[id] = cancel
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.calls, id)
+		e.mu.Unlock()
+	}()
+	return watch(ctx, cancel, e.poll, nil, work)
+}
+
+// Cancel ends the calls that run on the engine itself.
+func (e *Engine) Cancel() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, cancel := range e.calls {
+		cancel()
+	}
+}
+
+// watch runs work, and meanwhile poll on the calling goroutine, which a call from C has bound to its
+// thread. It returns when work has returned.
+func watch(ctx context.Context, cancel func(), poll Poll, progress func() (done, total uint64),
+	work func(ctx context.Context) error) error {
+	if poll == nil {
+		return Guard(func() error { return work(ctx) })
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- Guard(func() error { return work(ctx) }) }()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-tick.C:
+			var done, total uint64
+			if progress != nil {
+				done, total = progress()
+			}
+			if poll(done, total) {
+				cancel()
+			}
+		}
+	}
+}
