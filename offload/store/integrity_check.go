@@ -115,7 +115,7 @@ func (c *checker) advance(n int64) {
 
 // work takes tensor after tensor: its pieces, and the padding up to the next tensor.
 func (c *checker) work() {
-	buffer := make([]byte, checkBufferBytes)
+	buffer := make([]byte, min(checkBufferBytes, c.total))
 	for c.ctx.Err() == nil {
 		i := int(c.next.Add(1)) - 1
 		if i >= len(c.m.tensors) {

@@ -158,16 +158,28 @@ func ggufVocab(t *tokenizer.Tokenizer, text []byte, size int) (v tokenizer.GGUFV
 			v.Merges = append(v.Merges, merge)
 		}
 	}
+	return v, setSpecial(&v, t)
+}
+
+// setSpecial fills in the special tokens, and whether text is put between BOS and EOS.
+func setSpecial(v *tokenizer.GGUFVocab, t *tokenizer.Tokenizer) (why string) {
 	s := t.Special()
 	v.BOS, v.EOS, v.UNK, v.PAD, v.EOT = s.BOS, s.EOS, s.UNK, s.PAD, -1
-	around, err := t.Encode("", tokenizer.EncodeOptions{AddSpecial: true})
-	if err != nil {
-		return v, err.Error()
+	body, err1 := t.Encode("a", tokenizer.EncodeOptions{})
+	whole, err2 := t.Encode("a", tokenizer.EncodeOptions{AddSpecial: true})
+	if err1 != nil || err2 != nil || len(body) == 0 || len(whole) == 0 {
+		return "it does not encode a letter"
 	}
-	addBOS := len(around) > 0 && around[0] == s.BOS
-	addEOS := len(around) > 0 && around[len(around)-1] == s.EOS && (len(around) > 1 || !addBOS)
+	first, last := whole[0], whole[len(whole)-1]
+	addBOS, addEOS := first != body[0], last != body[len(body)-1]
+	if addBOS && v.BOS < 0 {
+		v.BOS = first
+	}
+	if addEOS && v.EOS < 0 {
+		v.EOS = last
+	}
 	v.AddBOS, v.AddEOS = &addBOS, &addEOS
-	return v, ""
+	return ""
 }
 
 // samples exercise words, blanks, digits, line ends, scripts and code.
