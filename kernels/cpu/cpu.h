@@ -17,7 +17,8 @@ enum {
 	TILE = 16,     // rows of a tile
 	MBLOCK = 64,   // activation rows that share one pass over a chunk's weights
 	QBLOCK = 48,   // bytes of 32 quantised activations, see quantize_block
-	CACHE_LINE = 64
+	CACHE_LINE = 64,
+	ATTENTION_SEGMENT = 512 // positions of a row that are summed by themselves
 };
 
 // mat is a weight matrix. Published rows are row_bytes apart; a tile is 16*row_bytes.
@@ -107,7 +108,8 @@ typedef struct {
 typedef struct {
 	kv_args kv;
 	uintptr_t q, out, seqs, pos;
-	int32_t rows, heads, window, per_chunk;
+	int64_t partial_at; // (rows, heads, segments, 2 + head_dim) float where parts > 1
+	int32_t rows, heads, window, per_chunk, parts, segments;
 	float scale;
 } attention_args;
 
@@ -145,7 +147,7 @@ enum { PROBE_READ, PROBE_INTS, PROBE_FLOATS };
 enum { PROBE_INT_OPS = 2 * 2 * 8 * 4 * 64, PROBE_FLOAT_OPS = 2 * 2 * 12 * 16 };
 
 enum {
-	K_QUANTIZE, K_MATMUL, K_FFN_UP, K_FFN_DOWN, K_EMBED, K_NORM, K_ROPE, K_APPEND, K_ATTENTION,
+	K_QUANTIZE, K_MATMUL, K_FFN_UP, K_FFN_DOWN, K_EMBED, K_NORM, K_ROPE, K_APPEND, K_ATTENTION, K_ATTENTION_MERGE,
 	K_ROUTE, K_COMBINE, K_GATHER, K_COPY, K_PROBE
 };
 

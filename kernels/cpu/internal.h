@@ -39,6 +39,7 @@ struct isa {
 	void (*norm)(const norm_args *a, int chunk);
 	void (*rope)(const rope_args *a, int chunk);
 	void (*attention)(const attention_args *a, int chunk, slot *s);
+	void (*attention_merge)(const attention_args *a, int row, slot *s);
 	void (*route)(const route_args *a, int chunk, slot *s);
 	void (*combine)(const combine_args *a, int chunk);
 	void (*probe)(const probe_args *a, int chunk);

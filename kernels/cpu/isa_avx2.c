@@ -17,6 +17,7 @@
 #include "vec_avx2.h"
 #include "ints_body.h"
 #include "floats_body.h"
+#include "attention_body.h"
 #include "ops_body.h"
 
 const isa isa_avx2 = ISA_TABLE("avx2");

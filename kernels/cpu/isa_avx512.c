@@ -17,6 +17,7 @@
 #include "vec_avx512.h"
 #include "ints_body.h"
 #include "floats_body.h"
+#include "attention_body.h"
 #include "ops_body.h"
 
 const isa isa_avx512 = ISA_TABLE("avx512");

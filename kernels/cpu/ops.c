@@ -264,6 +264,7 @@ void task_run(const isa *k, const task *t, int chunk, slot *s)
 	case K_ROPE: k->rope(a, chunk); break;
 	case K_APPEND: run_append(a, chunk, s); break;
 	case K_ATTENTION: k->attention(a, chunk, s); break;
+	case K_ATTENTION_MERGE: k->attention_merge(a, chunk, s); break;
 	case K_ROUTE: k->route(a, chunk, s); break;
 	case K_COMBINE: k->combine(a, chunk); break;
 	case K_GATHER: run_gather(a, chunk, s); break;

@@ -53,144 +53,6 @@ static void rope(const rope_args *a, int chunk)
 			          (const float *)a->sin + (int64_t)t * half);
 }
 
-// Attention. An item is a row and a key-value head with its group of query heads, which share the
-// reads of keys and values. Positions are taken in runs of up to 16 that begin at multiples of 16 in
-// their page; for each run the maximum is raised, and the sums are rescaled by exp(old - new).
-
-// head_state is the running softmax of a query head.
-typedef struct {
-	float max, sum;
-} head_state;
-
-// add_values computes out = out*scale + sum_i p[i] v[i], i ascending; v is (n, dim).
-INLINE void add_values_at(int width, float *out, float scale, const float *p, const float *v, int n,
-                          int dim)
-{
-	VF s[4];
-UNROLL(4)
-	for (int i = 0; i < width; i++)
-		s[i] = vf_mul(vf_load(out + L * i), vf_set1(scale));
-	for (int j = 0; j < n; j++, v += dim) {
-		VF w = vf_set1(p[j]);
-UNROLL(4)
-		for (int i = 0; i < width; i++)
-			s[i] = vf_fma(w, vf_load(v + L * i), s[i]);
-	}
-UNROLL(4)
-	for (int i = 0; i < width; i++)
-		vf_store(out + L * i, s[i]);
-}
-
-INLINE void add_values(float *out, float scale, const float *p, const float *v, int n, int dim)
-{
-	int d = 0;
-	for (; d + 4 * L <= dim; d += 4 * L)
-		add_values_at(4, out + d, scale, p, v + d, n, dim);
-	for (; d + L <= dim; d += L)
-		add_values_at(1, out + d, scale, p, v + d, n, dim);
-	for (; d < dim; d++) {
-		float s = out[d] * scale;
-		for (int j = 0; j < n; j++)
-			s = __builtin_fmaf(p[j], v[(int64_t)j * dim + d], s);
-		out[d] = s;
-	}
-}
-
-// attend_run adds n <= 16 positions to one query head.
-INLINE void attend_run(head_state *st, const float *q, float *out, const float *k, const float *v,
-                       int n, int dim, float scale)
-{
-	float p[TILE], top = st->max;
-	for (int i = 0; i < n; i++) {
-		p[i] = dot(q, k + (int64_t)i * dim, dim) * scale;
-		top = p[i] > top ? p[i] : top;
-	}
-	if (top == -__builtin_inff())
-		top = 0; // nothing but -inf so far: exp(-inf - 0) is 0
-	for (int i = 0; i < n; i++)
-		p[i] -= top;
-	for (int i = n; i < TILE; i++)
-		p[i] = -__builtin_inff();
-	exp16(p);
-	float old[TILE] = {st->max - top};
-	exp16(old);
-	VF parts[PARTS];
-	for (int i = 0; i < PARTS; i++)
-		parts[i] = vf_load(p + L * i);
-	st->sum = __builtin_fmaf(st->sum, old[0], vf_sum16(parts));
-	st->max = top;
-	add_values(out, old[0], p, v, n, dim);
-}
-
-static void attend_item(const attention_args *a, int row, int kv_head, slot *s)
-{
-	const kv_args *kv = &a->kv;
-	int dim = kv->head_dim, group = a->heads / kv->kv_heads;
-	int64_t head0 = (int64_t)row * a->heads + (int64_t)kv_head * group;
-	const float *q = (const float *)a->q + head0 * dim;
-	float *out = (float *)a->out + head0 * dim;
-	int32_t seq = ((const int32_t *)a->seqs)[row], pos = ((const int32_t *)a->pos)[row];
-	memset(out, 0, sizeof(float) * (size_t)group * (size_t)dim);
-	int64_t side = (int64_t)TILE * dim;
-	head_state *states = (head_state *)slot_memory(s, (int64_t)sizeof(head_state) * group +
-	                                               8 * side);
-	if (!states)
-		return;
-	for (int g = 0; g < group; g++)
-		states[g] = (head_state){-__builtin_inff(), 0};
-	if (seq < 0 || seq >= kv->table_rows) {
-		slot_fault(s, FAULT_SEQUENCE);
-		return;
-	}
-	if (pos >= (int64_t)kv->pages_max * kv->page_tokens) {
-		slot_fault(s, FAULT_POSITION);
-		return;
-	}
-	const int32_t *table = (const int32_t *)kv->tables + (int64_t)seq * kv->pages_max;
-	int first = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
-	for (int p = first; p <= pos;) {
-		int in_page = p % kv->page_tokens;
-		int n = TILE - in_page % TILE; // to the end of the run, the page, the row
-		n = n < kv->page_tokens - in_page ? n : kv->page_tokens - in_page;
-		n = n < pos - p + 1 ? n : pos - p + 1;
-		int32_t page = table[p / kv->page_tokens];
-		if (page < 0 || page >= kv->pages) {
-			slot_fault(s, FAULT_PAGE);
-			return;
-		}
-		int64_t head = (int64_t)kv_head * kv->page_tokens;
-		const uint8_t *keys = (const uint8_t *)kv->pool + page * kv->page_bytes + kv->layer_at +
-		                      (head + in_page) * kv->row_bytes;
-		const uint8_t *values = keys + (int64_t)kv->kv_heads * kv->page_tokens * kv->row_bytes;
-		const float *k = (const float *)keys, *v = (const float *)values;
-		if (kv->type != T_F32) {
-			float *wide = (float *)(states + group);
-			decode_row(kv->type, keys, (int64_t)n * dim, wide);
-			decode_row(kv->type, values, (int64_t)n * dim, wide + side);
-			k = wide;
-			v = wide + side;
-		}
-		for (int g = 0; g < group; g++)
-			attend_run(&states[g], q + (int64_t)g * dim, out + (int64_t)g * dim, k, v, n, dim,
-			           a->scale);
-		p += n;
-	}
-	for (int g = 0; g < group; g++) {
-		float by = states[g].sum == 0 ? 0 : 1.0f / states[g].sum;
-		for (int d = 0; d < dim; d++)
-			out[(int64_t)g * dim + d] *= by;
-	}
-}
-
-// attention: items are ordered by key-value head within a row.
-static void attention(const attention_args *a, int chunk, slot *s)
-{
-	int64_t items = (int64_t)a->rows * a->kv.kv_heads, i = (int64_t)chunk * a->per_chunk;
-	int64_t end = i + a->per_chunk < items ? i + a->per_chunk : items;
-	for (; i < end; i++)
-		attend_item(a, (int)(i / a->kv.kv_heads), (int)(i % a->kv.kv_heads), s);
-}
-
 // choose writes the k largest logits' indices: the probability rises with the logit, and equal ones
 // keep their order. A NaN is never larger, and taken last.
 INLINE void choose(const float *logits, int n, int k, uint8_t *taken, int32_t *ids)
@@ -296,12 +158,14 @@ static void combine(const combine_args *a, int chunk)
 INLINE int64_t probe_read(const uint8_t *p, int64_t n)
 {
 	VI s[8];
+UNROLL(16)
 	for (int i = 0; i < 8; i++)
 		s[i] = vi_set1(0);
 	for (int64_t at = 0; at + 32 * L <= n; at += 32 * L)
 UNROLL(8)
 		for (int i = 0; i < 8; i++)
 			s[i] = vi_add(s[i], vi_load(p + at + 4 * L * i));
+UNROLL(16)
 	for (int i = 1; i < 8; i++)
 		s[0] = vi_add(s[0], s[i]);
 	int64_t sum = 0;
@@ -315,20 +179,23 @@ INLINE int64_t probe_ints(int rounds)
 	const uint8_t *x[8];
 	int64_t sum = 0;
 	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
-		VI c[2][8], w[4];
+		VI c[8], e[8], w[4];
+UNROLL(16)
 		for (int i = 0; i < 8; i++) {
 			x[i] = data + i * QBLOCK;
-			c[0][i] = c[1][i] = vi_set1(i);
+			c[i] = e[i] = vi_set1(i);
 			w[i % 4] = vi_set1(i);
 		}
 		for (int r = 0; r < rounds; r++) {
-			vi_dots(0, 3, 8, c[0], w, x, 0);
-			vi_dots(0, 3, 8, c[1], w, x, 16);
+			__asm__ volatile("" ::"r"(data) : "memory"); // else the products are computed once
+			vi_dots(0, 3, 8, c, w, x, 0);
+			vi_dots(0, 3, 8, e, w, x, 16);
 		}
+UNROLL(16)
 		for (int i = 0; i < 8; i++)
-			c[0][0] = vi_add(c[0][0], vi_add(c[0][i], c[1][i]));
+			c[0] = vi_add(c[0], vi_add(c[i], e[i]));
 		int64_t part;
-		memcpy(&part, &c[0][0], 8);
+		memcpy(&part, &c[0], 8);
 		sum += part;
 	}
 	return sum;
@@ -339,12 +206,14 @@ INLINE int64_t probe_floats(int rounds)
 	int64_t sum = 0;
 	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
 		VF s[12], a = vf_set1(0.5f), b = vf_set1(0.25f);
+UNROLL(16)
 		for (int i = 0; i < 12; i++)
 			s[i] = vf_set1((float)i);
 		for (int r = 0; r < 2 * rounds; r++)
 UNROLL(12)
 			for (int i = 0; i < 12; i++)
 				s[i] = vf_fma(s[i], a, b);
+UNROLL(16)
 		for (int i = 1; i < 12; i++)
 			s[0] = vf_add(s[0], s[i]);
 		int64_t part;
@@ -376,4 +245,5 @@ static void probe(const probe_args *a, int chunk)
 		         [T_MXFP4] = ints_T_MXFP4},                                                           \
 		.floats = floats, .quantize = quantize, .silu = silu, .norm = norm,                           \
 		.rope = rope, .attention = attention, .route = route, .combine = combine, .probe = probe,     \
+		.attention_merge = attention_merge,                                                           \
 	}

@@ -14,17 +14,21 @@ import (
 	"github.com/moering/moering/kernels"
 )
 
-// probeRounds makes a probe of arithmetic take some milliseconds: long beside waking a thread.
-const probeRounds = 1 << 16
+const (
+	// probeRounds makes a chunk of arithmetic take about a quarter of a millisecond.
+	probeRounds = 1 << 13
+	// probeChunks a thread make a probe long beside waking a thread, and let threads end together.
+	probeChunks = 16
+)
 
-// ReadRate reads a span once, each thread one sequential part of it, and returns bytes a second: the
+// ReadRate reads a span once, each thread a few sequential parts of it, and returns bytes a second: the
 // limit of what a product with few rows can reach. Spans should be far larger than caches.
 func (d *Device) ReadRate(s kernels.Span) (float64, error) {
 	if s.Host() == nil {
 		return 0, fmt.Errorf("%w: ReadRate: not memory of this device", kernels.ErrDevice)
 	}
-	threads := int64(d.info.Threads)
-	per := (s.Bytes/threads + pageBytes - 1) &^ (pageBytes - 1)
+	chunks := int64(probeChunks * d.info.Threads)
+	per := (s.Bytes/chunks + pageBytes - 1) &^ (pageBytes - 1)
 	return d.probe(C.probe_args{kind: C.PROBE_READ, at: at(s), bytes: C.int64_t(s.Bytes),
 		per_chunk: C.int64_t(per)}, int((s.Bytes+per-1)/max(per, 1)), float64(s.Bytes))
 }
@@ -41,9 +45,9 @@ func (d *Device) Float32Rate() (float64, error) {
 }
 
 func (d *Device) arithmetic(kind C.int32_t, ops int) (float64, error) {
-	threads := d.info.Threads
-	return d.probe(C.probe_args{kind: kind, rounds: probeRounds}, threads,
-		float64(threads)*probeRounds*float64(ops))
+	chunks := probeChunks * d.info.Threads
+	return d.probe(C.probe_args{kind: kind, rounds: probeRounds}, chunks,
+		float64(chunks)*probeRounds*float64(ops))
 }
 
 // probe runs chunks at the same time and returns work by time.

@@ -116,18 +116,37 @@ func (s *stream) kvAppend(o *kernels.KVAppend) {
 	}
 }
 
-// attention is cut fine: the length of a row's context is in device memory.
+const (
+	// attentionRows is how many rows of a prompt share the reads of keys and values.
+	attentionRows = 16
+	// attentionChunks a thread let threads end together, as the lengths of contexts, which are in
+	// device memory, differ.
+	attentionChunks = 8
+)
+
+// attention cuts the rows so finely that all threads have something to do; where there are too few
+// rows and heads, the segments of a row's positions are shared out and merged by a second task.
 func (s *stream) attention(o *kernels.Attention) {
 	if o.Rows == 0 {
 		return
 	}
-	items := o.Rows * o.KV.KVHeads
-	per := max(1, items/(16*s.dev.info.Threads))
-	a := add[C.attention_args](s.batch, C.K_ATTENTION, (items+per-1)/per)
-	*a = C.attention_args{
+	threads, heads := s.dev.info.Threads, o.KV.KVHeads
+	per := min(max(1, o.Rows*heads/(attentionChunks*threads)), attentionRows)
+	chunks := (o.Rows + per - 1) / per * heads
+	segments := (o.KV.PagesMax*o.KV.PageTokens-1)/C.ATTENTION_SEGMENT + 1
+	parts := min(segments, (4*threads-1)/chunks+1)
+	if threads == 1 {
+		parts = 1
+	}
+	args := C.attention_args{
 		kv: cache(&o.KV), q: at(o.Q), out: at(o.Out), seqs: at(o.Seqs), pos: at(o.Pos),
 		rows: n32(o.Rows), heads: n32(o.Heads), window: n32(o.Window), per_chunk: n32(per),
-		scale: C.float(o.Scale),
+		parts: n32(parts), segments: n32(segments), scale: C.float(o.Scale),
+	}
+	*add[C.attention_args](s.batch, C.K_ATTENTION, chunks*parts) = args
+	if parts > 1 {
+		s.needScratch(int64(o.Rows) * int64(o.Heads) * int64(segments) * 4 * int64(2+o.KV.HeadDim))
+		*add[C.attention_args](s.batch, C.K_ATTENTION_MERGE, o.Rows) = args
 	}
 }
 

@@ -9,6 +9,7 @@ INLINE VI vi_load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE VI vi_set1(int32_t v) { return _mm256_set1_epi32(v); }
 INLINE VI vi_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 INLINE VI vi_u16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
+INLINE VI vi_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
 INLINE VI vi_and(VI a, VI b) { return _mm256_and_si256(a, b); }
 INLINE VI vi_or(VI a, VI b) { return _mm256_or_si256(a, b); }
 INLINE VI vi_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
@@ -76,6 +77,28 @@ INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8
 	UNROLL(8)
 	for (int i = 0; i < mr; i++)
 		c[i] = vi_dot(offset, max, c[i], w, x[i] + at);
+}
+
+// vf_store_columns writes column i of four rows to to + i*stride.
+INLINE void vf_store_columns(const VF *r, float *to, long stride)
+{
+	__m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+	__m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+	__m256 o[4] = {_mm256_shuffle_ps(a, c, 0x44), _mm256_shuffle_ps(a, c, 0xee),
+	               _mm256_shuffle_ps(b, d, 0x44), _mm256_shuffle_ps(b, d, 0xee)};
+UNROLL(4)
+	for (int i = 0; i < 4; i++) {
+		_mm_storeu_ps(to + i * stride, _mm256_castps256_ps128(o[i]));
+		_mm_storeu_ps(to + (4 + i) * stride, _mm256_extractf128_ps(o[i], 1));
+	}
+}
+
+INLINE float vf_max16(const VF *a)
+{
+	__m256 h = _mm256_max_ps(a[0], a[1]);
+	__m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+	q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+	return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
 
 INLINE float vf_sum16(const VF *a)

@@ -9,6 +9,7 @@ INLINE VI vi_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE VI vi_set1(int32_t v) { return _mm512_set1_epi32(v); }
 INLINE VI vi_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 INLINE VI vi_u16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
+INLINE VI vi_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 INLINE VI vi_and(VI a, VI b) { return _mm512_and_si512(a, b); }
 INLINE VI vi_or(VI a, VI b) { return _mm512_or_si512(a, b); }
 INLINE VI vi_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
@@ -62,6 +63,24 @@ INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8
 			        : "+v"(c[i])
 			        : "v"(w[j]), "m"(*(const dword *)(x[i] + at + 4 * j)));
 }
+
+// vf_store_columns writes column i of four rows to to + i*stride.
+INLINE void vf_store_columns(const VF *r, float *to, long stride)
+{
+	__m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+	__m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+	__m512 o[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee),
+	               _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xee)};
+UNROLL(4)
+	for (int i = 0; i < 4; i++) {
+		_mm_storeu_ps(to + i * stride, _mm512_castps512_ps128(o[i]));
+		_mm_storeu_ps(to + (4 + i) * stride, _mm512_extractf32x4_ps(o[i], 1));
+		_mm_storeu_ps(to + (8 + i) * stride, _mm512_extractf32x4_ps(o[i], 2));
+		_mm_storeu_ps(to + (12 + i) * stride, _mm512_extractf32x4_ps(o[i], 3));
+	}
+}
+
+INLINE float vf_max16(const VF *a) { return _mm512_reduce_max_ps(a[0]); }
 
 INLINE float vf_sum16(const VF *a)
 {

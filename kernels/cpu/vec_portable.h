@@ -18,6 +18,11 @@ INLINE VI vi_u16(const void *p)
 	const uint8_t *b = p;
 	return (VI){load_u16(b), load_u16(b + 2), load_u16(b + 4), load_u16(b + 6)};
 }
+INLINE VI vi_i8(const void *p)
+{
+	const int8_t *b = p;
+	return (VI){b[0], b[1], b[2], b[3]};
+}
 INLINE VI vi_and(VI a, VI b) { return a & b; }
 INLINE VI vi_or(VI a, VI b) { return a | b; }
 INLINE VI vi_add(VI a, VI b) { return a + b; }
@@ -86,6 +91,20 @@ INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8
 	UNROLL(8)
 	for (int i = 0; i < mr; i++)
 		c[i] = vi_dot(offset, max, c[i], w, x[i] + at);
+}
+
+// vf_store_columns writes column i of four rows to to + i*stride.
+INLINE void vf_store_columns(const VF *r, float *to, long stride)
+{
+	for (int i = 0; i < 4; i++)
+		vf_store(to + i * stride, (VF){r[0][i], r[1][i], r[2][i], r[3][i]});
+}
+
+INLINE float vf_max16(const VF *a)
+{
+	VF q = vf_max(vf_max(a[0], a[2]), vf_max(a[1], a[3]));
+	float h = q[0] > q[2] ? q[0] : q[2], k = q[1] > q[3] ? q[1] : q[3];
+	return h > k ? h : k;
 }
 
 INLINE float vf_sum16(const VF *a)
