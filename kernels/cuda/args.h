@@ -5,6 +5,7 @@
 #define MOERING_CUDA_ARGS_H
 
 #ifdef __CUDACC_RTC__ // NVRTC comes without headers
+typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
 typedef int int32_t;
