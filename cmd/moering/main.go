@@ -34,6 +34,7 @@ type cli struct {
 	Bench      benchCommands     `cmd:"" help:"Measure speed."`
 	Perplexity perplexityCommand `cmd:"" help:"Measure how well a model predicts a text."`
 	Pack       packCommand       `cmd:"" help:"Rewrite a model for streaming: aligned, with checksums, quantised if wanted."`
+	Simulate   simulateCommand   `cmd:"" help:"Replay a routing trace against caches, policies and disks."`
 	Synth      synthCommand      `cmd:"" help:"Write a model with random weights, of any size."`
 	Version    versionCommand    `cmd:"" help:"Say which build this is."`
 }
