@@ -124,13 +124,12 @@ func servedName(path string) string {
 // of something else), a file cannot be read or written (ErrIO), or the engine fails. Requests that
 // are wrong are no error: they are in the error file.
 func Batch(ctx context.Context, path string, o Options, b BatchOptions) (r BatchResult, err error) {
-	p, err := openBatch(path, o, b)
+	p, err := openBatch(path, o, b, false)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	o = p.fit(o)
-	e, err := OpenContext(ctx, path, o)
+	e, err := OpenContext(ctx, path, p.fit(o))
 	if err != nil {
 		return r, err
 	}
@@ -154,6 +153,7 @@ type batchJob struct {
 	job    *batch.Job
 	asks   *Engine // what the tokenizer and template are asked of; it may be without weights
 	limit  int     // of a sequence, in tokens
+	plan   bool    // it is only looked at
 	shapes []batchShape
 }
 
@@ -165,8 +165,8 @@ type batchShape struct {
 }
 
 // openBatch reads a job's input with the tokenizer of a model that is not open yet.
-func openBatch(path string, o Options, b BatchOptions) (*batchJob, error) {
-	p := &batchJob{o: b, asks: &Engine{}}
+func openBatch(path string, o Options, b BatchOptions, plan bool) (*batchJob, error) {
+	p := &batchJob{o: b, asks: &Engine{}, plan: plan}
 	err := withFile(path, o, func(file string, o Options) error { return p.asks.understand(file, o) })
 	if err != nil && !errors.Is(err, ErrBudget) { // that is for the options that fit to tell
 		return nil, mapError(err)
@@ -184,7 +184,12 @@ func (p *batchJob) open(path string) error {
 	if err != nil {
 		return err
 	}
-	if p.job, err = batch.Open(o); err != nil {
+	if p.plan {
+		p.job, err = batch.Look(o)
+	} else {
+		p.job, err = batch.Open(o)
+	}
+	if err != nil {
 		return batchError(err)
 	}
 	p.shapes = make([]batchShape, p.job.Len())

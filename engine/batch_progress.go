@@ -98,7 +98,7 @@ func (d *batchDriver) ended(s *batchSlot) {
 	d.newLeft -= unused
 	d.generated += int64(s.made)
 	d.allowed += int64(s.limit)
-	d.history.ended(batchRequest{line: s.index, id: s.request.ID, took: clock().Sub(s.begun),
+	d.history.ended(batchRequest{id: s.request.ID, took: clock().Sub(s.begun),
 		prompt: s.answer.PromptTokens, new: s.made})
 }
 
@@ -188,7 +188,6 @@ type batchHistory struct {
 
 // batchRequest is a request that ended.
 type batchRequest struct {
-	line        int
 	id          string
 	took        time.Duration
 	prompt, new int

@@ -32,6 +32,7 @@ type cli struct {
 	Run        runCommand        `cmd:"" help:"Generate text."`
 	Inspect    inspectCommand    `cmd:"" help:"Show what a model is and how a budget would be split; reads no weights."`
 	Bench      benchCommands     `cmd:"" help:"Measure speed."`
+	Batch      batchCommand      `cmd:"" help:"Answer a file of requests; goes on where it was after a kill."`
 	Perplexity perplexityCommand `cmd:"" help:"Measure how well a model predicts a text."`
 	Pack       packCommand       `cmd:"" help:"Rewrite a model for streaming: aligned, with checksums, quantised if wanted."`
 	Simulate   simulateCommand   `cmd:"" help:"Replay a routing trace against caches, policies and disks."`

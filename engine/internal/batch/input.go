@@ -50,6 +50,15 @@ type input struct {
 // openInput opens a file, or standard input for "-", and indexes its lines. What is compressed (by
 // extension) or comes by standard input is written to spool, since it is read more than once.
 func openInput(path, format, spool string, stdin io.Reader) (*input, error) {
+	switch format {
+	case FormatAuto, FormatJSONL, FormatText:
+	default:
+		return nil, fmt.Errorf("%w: unknown input format %q; use %s or %s", ErrUsage, format, FormatJSONL,
+			FormatText)
+	}
+	if path == "" {
+		return nil, fmt.Errorf("%w: a batch job needs an input", ErrUsage)
+	}
 	in := &input{format: format}
 	err := in.open(path, spool, stdin)
 	if err == nil {

@@ -76,16 +76,37 @@ func Open(o Options) (*Job, error) {
 	return j, nil
 }
 
+// Look opens a job that is only surveyed: without journal and outputs, nothing is written.
+func Look(o Options) (*Job, error) {
+	f, err := os.CreateTemp("", "moering-batch-*.input")
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	spool := f.Name()
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	j := &Job{o: o}
+	if j.in, err = openInput(o.Input, o.Format, spool, o.Stdin); err != nil || j.in.temp == "" {
+		err = errors.Join(err, removeIfThere(spool))
+	}
+	if err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
+	return j, nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // complete fills in the paths that follow from others.
 func (o *Options) complete() error {
-	if o.Input == "" || o.Output == "" {
-		return fmt.Errorf("%w: a batch job needs an input and an output", ErrUsage)
-	}
-	switch o.Format {
-	case FormatAuto, FormatJSONL, FormatText:
-	default:
-		return fmt.Errorf("%w: unknown input format %q; use %s or %s", ErrUsage, o.Format, FormatJSONL,
-			FormatText)
+	if o.Output == "" {
+		return fmt.Errorf("%w: a batch job needs an output", ErrUsage)
 	}
 	base := o.Output
 	if base == "-" {
@@ -441,9 +462,7 @@ func (j *Job) Close() error {
 		errs = append(errs, j.journal.close())
 	}
 	if j.temp != "" {
-		if err := os.Remove(j.temp); !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, removeIfThere(j.temp))
 	}
 	j.streams, j.in, j.journal, j.temp = nil, nil, nil, ""
 	return errors.Join(errs...)
