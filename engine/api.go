@@ -11,7 +11,14 @@
 // Before 1.0 the API may change with any minor version; CHANGELOG.md names each change.
 package engine
 
-import "time"
+import (
+	"time"
+
+	"github.com/moering/moering/sched"
+)
+
+// Prediction is the books of reading ahead.
+type Prediction = sched.PredictorReport
 
 // Message is one turn of a chat.
 type Message struct {
@@ -72,14 +79,17 @@ type Info struct {
 	ChatTemplate bool   `json:"chat_template"`
 }
 
-// Plan is how a budget is split. All sizes in bytes.
+// Plan is how the budgets are split. All sizes in bytes. Where the device computes in host memory there
+// is one budget, and the fields about the host's tier are zero.
 type Plan struct {
 	Device     string `json:"device"`
-	Budget     int64  `json:"memory_budget_bytes"`
-	Least      int64  `json:"least_budget_bytes"` // the smallest budget that would work
-	Stay       int64  `json:"stay_bytes"`         // weights that stay
+	Budget     int64  `json:"memory_budget_bytes"` // of the memory that is computed in
+	Least      int64  `json:"least_budget_bytes"`  // the smallest budget that would work
+	Stay       int64  `json:"stay_bytes"`          // weights that stay
+	Dense      int64  `json:"dense_bytes"`         // sections for the layers' dense weights
 	KV         int64  `json:"kv_bytes"`
 	KVTokens   int    `json:"kv_tokens"`
+	KVType     string `json:"kv_type"`
 	Work       int64  `json:"work_bytes"`    // activations and scratch
 	Reserve    int64  `json:"reserve_bytes"` // the program, the Go heap, tables
 	Ring       int64  `json:"ring_bytes"`
@@ -89,23 +99,40 @@ type Plan struct {
 	Groups     int    `json:"groups"`
 	Chunk      int    `json:"chunk"`
 	Resident   bool   `json:"resident"` // every group fits: nothing streams after the first touch
+	// DenseSections are the layers whose dense weights are in memory at once, of DenseLayers: if
+	// fewer, the others stream through a ring.
+	DenseSections int `json:"dense_sections"`
+	DenseLayers   int `json:"dense_layers"`
+	// The host's tier, of a device with memory of its own.
+	HostBudget int64 `json:"host_budget_bytes,omitempty"`
+	HostLeast  int64 `json:"host_least_budget_bytes,omitempty"`
+	HostCache  int64 `json:"host_cache_bytes,omitempty"` // expert groups in page-locked memory
+	HostSlots  int   `json:"host_cache_slots,omitempty"`
+	HostDense  int   `json:"host_dense_sections,omitempty"`
 }
 
 // Stats are counters since Open, or differences of two snapshots (Sub).
 type Stats struct {
-	Passes         int64         `json:"passes"`
-	PrefillTokens  int64         `json:"prefill_tokens"`
-	DecodeTokens   int64         `json:"decode_tokens"`
-	BytesRead      int64         `json:"bytes_read"` // expert groups, from disk
-	Reads          int64         `json:"reads"`
-	Hits           int64         `json:"hits"` // groups found in memory when asked for
-	Late           int64         `json:"late"` // found on their way: prefetched, not yet there
-	Misses         int64         `json:"misses"`
-	Prefetched     int64         `json:"prefetched"`        // groups read ahead
-	PrefetchUseful int64         `json:"prefetch_useful"`   // of these, asked for while still there
-	Wait           time.Duration `json:"wait_ns"`           // computing stood still for weights
-	Busy           time.Duration `json:"busy_ns"`           // passes took in all
-	PeakMemory     int64         `json:"memory_peak_bytes"` // resident set of the process
+	Passes         int64 `json:"passes"`
+	PrefillTokens  int64 `json:"prefill_tokens"`
+	DecodeTokens   int64 `json:"decode_tokens"`
+	BytesRead      int64 `json:"bytes_read"` // expert groups, from disk
+	Reads          int64 `json:"reads"`
+	Hits           int64 `json:"hits"` // groups found in memory when asked for
+	Late           int64 `json:"late"` // found on their way: prefetched, not yet there
+	Misses         int64 `json:"misses"`
+	Prefetched     int64 `json:"prefetched"`      // groups read ahead
+	PrefetchUseful int64 `json:"prefetch_useful"` // of these, asked for while still there
+	// DenseBytesRead are bytes of dense weights, which stream where they do not fit.
+	DenseBytesRead int64 `json:"dense_bytes_read"`
+	// Host counts look-ups in host memory for what the device's own memory misses.
+	HostHits   int64         `json:"host_hits,omitempty"`
+	HostLate   int64         `json:"host_late,omitempty"`
+	HostMisses int64         `json:"host_misses,omitempty"`
+	ReadBusy   time.Duration `json:"read_busy_ns"`      // at least one read was under way
+	Wait       time.Duration `json:"wait_ns"`           // computing stood still for weights
+	Busy       time.Duration `json:"busy_ns"`           // passes took in all
+	PeakMemory int64         `json:"memory_peak_bytes"` // resident set of the process
 }
 
 // HitRate is the share of groups found in memory, 0 to 1; 1 if none was asked for.
@@ -135,6 +162,11 @@ func (s Stats) Sub(earlier Stats) Stats {
 	s.Hits -= earlier.Hits
 	s.Late -= earlier.Late
 	s.Misses -= earlier.Misses
+	s.DenseBytesRead -= earlier.DenseBytesRead
+	s.HostHits -= earlier.HostHits
+	s.HostLate -= earlier.HostLate
+	s.HostMisses -= earlier.HostMisses
+	s.ReadBusy -= earlier.ReadBusy
 	s.Prefetched -= earlier.Prefetched
 	s.PrefetchUseful -= earlier.PrefetchUseful
 	s.Wait -= earlier.Wait

@@ -15,10 +15,9 @@ import (
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/kv"
 	"github.com/moering/moering/engine/internal/tokenizer"
+	"github.com/moering/moering/engine/internal/trace"
 	"github.com/moering/moering/engine/internal/weights"
 	"github.com/moering/moering/kernels"
-	"github.com/moering/moering/kernels/quant"
-	"github.com/moering/moering/kernels/ref"
 	"github.com/moering/moering/offload/reader"
 	"github.com/moering/moering/offload/store"
 	"github.com/moering/moering/sched"
@@ -37,14 +36,20 @@ type Engine struct {
 	template func() (*chat.Template, error)
 	special  map[string]string // special tokens by name, for the template
 
-	device   kernels.Device
-	reader   reader.Reader
-	sections *kernels.Buffer
-	resident *forward.Resident
-	manager  *weights.Manager
-	pool     *kv.Pool
-	forward  *forward.Forward
-	runner   *runner
+	device    kernels.Device
+	reader    reader.Reader
+	integrity *store.Integrity // nil: the file has no checksums, or they are not wanted
+	sections  []*kernels.Buffer
+	resident  *forward.Resident
+	experts   *weights.Tier
+	dense     *weights.Tier
+	below     []*weights.Tier // in host memory, of a device with memory of its own
+	predictor *sched.Predictor
+	timeline  *trace.Recorder
+	routes    *sched.TraceWriter
+	pool      *kv.Pool
+	forward   *forward.Forward
+	runner    *runner
 
 	close    sync.Once
 	closeErr error
@@ -76,6 +81,7 @@ func Inspect(path string, o Options) (Info, Plan, error) {
 	e := &Engine{}
 	err := withFile(path, o, func(file string, o Options) error { return e.understand(file, o) })
 	e.info.Path = path
+	defer e.Close()
 	if errors.Is(err, ErrBudget) {
 		err = nil
 	}
@@ -86,53 +92,28 @@ func (e *Engine) open(ctx context.Context, path string, o Options) error {
 	if err := e.understand(path, o); err != nil {
 		return err
 	}
-	log, p := e.options.logger(), e.plan
+	o = e.options
+	log := o.logger()
+	e.logPlan(log)
 	var err error
-	if e.device, err = openDevice(e.options); err != nil {
+	if e.integrity, err = e.openIntegrity(log); err != nil {
 		return err
 	}
-	log.Info("device", "name", e.device.Info().Name, "detail", e.device.Info().Detail)
-	log.Info("memory", "budget", p.Budget, "stay", p.Stay, "kv", p.KV, "work", p.Work, "reserve",
-		p.Reserve, "ring", p.Ring, "cache", p.Cache, "sections", p.Sections, "groups", p.Groups)
-	slots := p.Sections + p.CacheSlots
-	var span kernels.Span
-	e.sections, span, err = forward.Aligned(e.device,
-		int64(slots)*weights.SectionBytes(e.model.Groups))
+	if err := e.openTraces(); err != nil {
+		return err
+	}
+	if err := e.openTiers(ctx, log); err != nil {
+		return err
+	}
+	m, p := e.model, e.plan
+	e.pool, err = kv.New(e.device, o.kvType(), len(m.Layers), m.KVHeads, m.HeadDim, p.KVTokens,
+		o.Sequences, o.Context)
 	if err != nil {
 		return err
 	}
-	log.Info("sections", "locked", e.sections.Locked, "huge_pages", e.sections.Huge)
-	var names []string
-	for _, f := range e.model.Store.Files() {
-		names = append(names, f.Path)
-	}
-	e.reader, err = reader.Open(names, reader.Options{Kind: e.options.Reader,
-		Buffered: e.options.DirectIO == Off, Arena: span.Host(), Logger: e.options.Logger})
-	if err != nil {
-		return err
-	}
-	log.Info("reader", "chosen", e.reader.Info())
-	policy, err := sched.NewPolicy(e.options.Policy, len(e.model.Groups))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUsage, err)
-	}
-	moored := p.CacheSlots
-	if e.options.Policy == "clock" {
-		moored = 0 // the hand alone decides
-	}
-	e.manager = weights.New(e.device, e.reader, e.model.Groups, span, slots, moored, policy)
-	e.resident, err = forward.Load(e.device, e.model, interruptible{e.reader, ctx}, e.options.Progress)
-	if err != nil {
-		return err
-	}
-	m := e.model
-	e.pool, err = kv.New(e.device, quant.F32, len(m.Layers), m.KVHeads, m.HeadDim, p.KVTokens,
-		e.options.Sequences, e.options.Context)
-	if err != nil {
-		return err
-	}
-	e.forward = &forward.Forward{Model: m, Resident: e.resident, Manager: e.manager, KV: e.pool.KV,
-		Exact: e.options.Exact, Prefetch: e.options.Prefetch == On, Chunk: p.Chunk}
+	e.forward = &forward.Forward{Model: m, Resident: e.resident, Experts: e.experts, Dense: e.dense,
+		KV: e.pool.KV, Exact: o.Exact, Chunk: p.Chunk, Predictor: e.predictor,
+		Adapt: o.Prefetch == Auto, Trace: e.timeline, Routes: e.routes}
 	if err := e.forward.Open(e.device); err != nil {
 		return err
 	}
@@ -141,13 +122,6 @@ func (e *Engine) open(ctx context.Context, path string, o Options) error {
 	}
 	e.runner = newRunner(e.forward)
 	return nil
-}
-
-func openDevice(o Options) (kernels.Device, error) {
-	if o.Device == "cpu" {
-		return openCPU(o)
-	}
-	return ref.Open(ref.Options{}), nil
 }
 
 // understand reads configuration and tokenizer, and makes the plan.
@@ -175,92 +149,13 @@ func (e *Engine) understand(path string, o Options) error {
 	e.template = sync.OnceValues(func() (*chat.Template, error) {
 		return chat.Parse("chat_template", source)
 	})
-	e.options = effective(o, e.model)
+	if e.options, err = effective(o, e.model); err != nil {
+		return err
+	}
+	if e.device, err = openDevice(e.options); err != nil {
+		return err
+	}
 	return e.makePlan()
-}
-
-// effective fills in what the options left to the engine.
-func effective(o Options, m *arch.Model) Options {
-	if o.Device == "" {
-		o.Device = "ref"
-		if haveCPU {
-			o.Device = "cpu"
-		}
-	}
-	if o.HostMemory == 0 {
-		o.HostMemory = availableMemory() / 4 * 3
-	}
-	if o.Prefetch == Auto {
-		o.Prefetch = On
-	}
-	if o.DirectIO == Auto {
-		o.DirectIO = On
-	}
-	if o.Context == 0 {
-		o.Context = min(m.Context, contextDefault)
-	}
-	if o.Sequences == 0 {
-		o.Sequences = sequencesDefault
-	}
-	o.Threads = o.threads()
-	return o
-}
-
-// Defaults of options, and what the process needs beside the parts that are counted: code, Go heap,
-// tokenizer, thread stacks. Measured as resident set at open, with room.
-const (
-	contextDefault   = 4096
-	sequencesDefault = 8
-	chunkDefault     = 512
-	chunkLeast       = 16
-	reserveBytes     = 64 << 20
-)
-
-// makePlan splits the budget. The chunk shrinks before the budget is called too small.
-func (e *Engine) makePlan() error {
-	m, o := e.model, &e.options
-	chunk, smallest := o.Chunk, o.Chunk
-	if chunk == 0 {
-		chunk, smallest = min(chunkDefault, o.Context), min(chunkLeast, o.Context)
-		for chunk/2 >= smallest && forward.WorkBytes(m, chunk) > o.HostMemory/8 {
-			chunk /= 2
-		}
-	}
-	plan, place := e.place(chunk)
-	for !place.Fits && chunk/2 >= smallest {
-		chunk /= 2
-		plan, place = e.place(chunk)
-	}
-	_, least := e.place(smallest)
-	plan.Least = least.Least
-	e.plan = plan
-	if !place.Fits {
-		return fmt.Errorf("%w: %d bytes of memory; the least that works with a context of %d is %d "+
-			"(weights that stay %d, working memory %d, the program %d, KV cache, two sections)",
-			ErrBudget, plan.Budget, o.Context, plan.Least, plan.Stay, plan.Work, plan.Reserve)
-	}
-	p := &e.plan
-	section := weights.SectionBytes(m.Groups)
-	p.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
-	p.KV = int64(p.KVTokens) * kv.TokenBytes(quant.F32, len(m.Layers), m.KVHeads, m.HeadDim)
-	p.Sections, p.CacheSlots = int(place.Ring), int(place.Cache)
-	p.Ring, p.Cache = place.Ring*section, place.Cache*section
-	p.Resident = p.Sections+p.CacheSlots >= p.Groups
-	return nil
-}
-
-// place splits the budget for passes of chunk rows. The plan has the parts that are fixed.
-func (e *Engine) place(chunk int) (Plan, sched.Placement) {
-	m, o := e.model, &e.options
-	// Pages are whole, so tokens are counted in pages.
-	tokens := int64((o.Context + kv.PageTokens - 1) / kv.PageTokens * kv.PageTokens)
-	p := Plan{Device: o.Device, Budget: o.HostMemory, Stay: forward.ResidentBytes(m),
-		Work: forward.WorkBytes(m, chunk), Reserve: reserveBytes, Groups: len(m.Groups), Chunk: chunk}
-	return p, sched.Place(sched.Demand{Budget: p.Budget, Fixed: p.Stay + p.Work + p.Reserve,
-		KVToken:      kv.TokenBytes(quant.F32, len(m.Layers), m.KVHeads, m.HeadDim),
-		KVTokensMin:  tokens,
-		KVTokensWant: tokens * int64(o.Sequences), Section: weights.SectionBytes(m.Groups),
-		Groups: int64(p.Groups), Sections: int64(o.Sections)})
 }
 
 // describe fills Info.
@@ -352,12 +247,24 @@ func (e *Engine) Options() Options { return e.options }
 // Stats returns counters since Open.
 func (e *Engine) Stats() Stats {
 	s := e.runner.stats()
-	c := e.manager.Counters()
-	s.BytesRead, s.Reads, s.Hits, s.Late, s.Misses = c.BytesRead, c.Reads, c.Hits, c.Late, c.Misses
-	s.Prefetched, s.PrefetchUseful, s.Wait = c.Prefetched, c.PrefetchUseful, c.Wait
+	c, d := e.experts.Counters(), e.dense.Counters()
+	s.Hits, s.Late, s.Misses = c.Hits, c.Late, c.Misses
+	s.Prefetched, s.PrefetchUseful = c.Ahead, c.AheadUseful
+	s.Wait = c.Wait + d.Wait
+	s.BytesRead, s.DenseBytesRead, s.Reads = c.BytesRead, d.BytesRead, c.Reads+d.Reads
+	if len(e.below) > 0 { // what the device's tiers miss comes from those below, or is read there
+		c, d := e.below[0].Counters(), e.below[1].Counters()
+		s.HostHits, s.HostLate, s.HostMisses = c.Hits, c.Late, c.Misses
+		s.BytesRead, s.DenseBytesRead, s.Reads = c.BytesRead, d.BytesRead, c.Reads+d.Reads
+	}
+	s.ReadBusy = time.Duration(e.reader.Stats().BusyNanos)
 	s.PeakMemory = peakMemory()
 	return s
 }
+
+// Prediction reports how well experts were guessed, and what reading them ahead was worth. It is zero
+// where nothing is read ahead on a guess.
+func (e *Engine) Prediction() Prediction { return e.forward.Prediction() }
 
 // Encode turns text into ids. With special, the model's own begin token is added where it has one,
 // and special tokens in the text are recognised.
@@ -379,37 +286,52 @@ func (e *Engine) Decode(ids []int32) string {
 }
 
 // Close ends running calls with ErrClosed, waits for them, and frees everything. It may be called
-// twice. Sessions need not be closed before.
+// twice. Sessions need not be closed before. Memory that a hanging disk may still write to is not
+// freed, and the error says so.
 func (e *Engine) Close() error {
-	e.close.Do(func() {
-		var errs []error
-		if e.runner != nil {
-			e.runner.close()
-		}
-		if e.manager != nil {
-			errs = append(errs, e.manager.Close())
-		}
-		if e.reader != nil {
-			errs = append(errs, e.reader.Close())
-		}
-		if e.forward != nil {
-			errs = append(errs, e.forward.Close())
-		}
-		if e.pool != nil {
-			errs = append(errs, e.pool.Close())
-		}
-		if e.resident != nil {
-			errs = append(errs, e.resident.Close())
-		}
-		if e.sections != nil {
-			errs = append(errs, e.sections.Free())
-		}
-		if e.device != nil {
-			errs = append(errs, e.device.Close())
-		}
-		e.closeErr = errors.Join(errs...)
-	})
+	e.close.Do(func() { e.closeErr = e.shut() })
 	return e.closeErr
+}
+
+func (e *Engine) shut() error {
+	var errs []error
+	add := func(err error) { errs = append(errs, err) }
+	if e.runner != nil {
+		e.runner.close()
+	}
+	if e.routes != nil {
+		add(e.routes.Flush())
+	}
+	for _, t := range append([]*weights.Tier{e.experts, e.dense}, e.below...) {
+		if t != nil {
+			add(t.Close())
+		}
+	}
+	stranded := false
+	if e.reader != nil {
+		err := e.reader.Close()
+		stranded = errors.Is(err, reader.ErrStranded)
+		add(err)
+	}
+	if e.forward != nil {
+		add(e.forward.Close())
+	}
+	if e.pool != nil {
+		add(e.pool.Close())
+	}
+	if e.resident != nil && !stranded {
+		add(e.resident.Close())
+	}
+	for _, b := range e.sections {
+		if !stranded {
+			add(b.Free())
+		}
+	}
+	if e.device != nil {
+		add(e.device.Close())
+	}
+	add(e.timeline.Close())
+	return errors.Join(errs...)
 }
 
 // mapError adds this package's kind to an error from below.

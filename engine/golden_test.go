@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/moering/moering/kernels/ref"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,11 +57,22 @@ func readGolden(t *testing.T, dir string) (golden, []float32) {
 	return g, want
 }
 
+// devices are what every family is computed on; "discrete" is the reference as a device with memory of
+// its own, whose streams run by themselves.
 func devices() []string {
 	if haveCPU {
-		return []string{"cpu", "ref"}
+		return []string{"cpu", "ref", "discrete"}
 	}
-	return []string{"ref"}
+	return []string{"ref", "discrete"}
+}
+
+// on sets the device of options.
+func on(device string, o Options) Options {
+	if o.Device = device; device == "discrete" {
+		o.Device = "ref"
+		o.discrete = &ref.Options{Discrete: true, Seed: 1, MemoryBytes: 1 << 28}
+	}
+	return o
 }
 
 func open(t *testing.T, path string, o Options) *Engine {
@@ -126,7 +139,7 @@ func TestFamiliesEqualTransformers(t *testing.T) {
 		for _, device := range devices() {
 			for _, format := range []string{"hf", "model.gguf"} {
 				t.Run(filepath.Base(dir)+"/"+format+"/"+device, func(t *testing.T) {
-					e := open(t, filepath.Join(dir, format), Options{Device: device, Context: 256})
+					e := open(t, filepath.Join(dir, format), on(device, Options{Context: 256}))
 					s := session(t, e)
 					routes := recordRoutes(e)
 					got := score(t, s, g.Prompt)
@@ -215,7 +228,7 @@ func TestOffloadNeverChangesTheAnswer(t *testing.T) {
 		trials = 2
 	}
 	for i := range trials {
-		o := Options{Context: 128, HostMemory: plan.Least + rng.Int64N(14<<20),
+		o := Options{Context: 128, HostMemory: plan.Least + rng.Int64N(16<<20),
 			Prefetch: Toggle(rng.IntN(3)), DirectIO: Toggle(rng.IntN(3)),
 			Sections: rng.IntN(6), Chunk: []int{0, 1, 7, 40}[rng.IntN(4)],
 			Reader: []string{"", "pread"}[rng.IntN(2)], Policy: []string{"lfu", "lru", "clock"}[rng.IntN(3)],
@@ -234,6 +247,53 @@ func TestOffloadNeverChangesTheAnswer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Invariant 1 where the device has memory of its own: a group may come from there, from host memory or
+// from disk, and dense weights may stream by the same way.
+func TestTiersNeverChangeTheAnswer(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	ids := make([]int32, 24)
+	for i := range ids {
+		ids[i] = int32(rng.IntN(64))
+	}
+	model := families + "qwen2moe/model.gguf"
+	want := score(t, session(t, open(t, model, on("discrete", Options{Context: 64}))), ids)
+	_, least, err := Inspect(model, on("discrete", Options{Context: 64, HostMemory: 1,
+		DeviceMemory: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, plan, err := Inspect(model, on("discrete", Options{Context: 64, HostMemory: 1,
+		DeviceMemory: least.Least}))
+	if err != nil || plan.HostLeast == 0 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	streams := 0
+	for i := range 16 {
+		o := on("discrete", Options{Context: 64, DeviceMemory: least.Least + rng.Int64N(200<<10),
+			HostMemory: plan.HostLeast + rng.Int64N(400<<10), Prefetch: Toggle(rng.IntN(3)),
+			Chunk: []int{0, 1, 5}[rng.IntN(3)]})
+		o.discrete.Seed = uint64(i + 1)
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			e := open(t, model, o)
+			if p := e.Plan(); p.DenseSections < p.DenseLayers || !p.Resident {
+				streams++
+			}
+			s := session(t, e)
+			for _, state := range []string{"cold", "warm"} {
+				if got := score(t, s, ids); !slices.Equal(got, want) {
+					t.Fatalf("logits differ, %s, %+v", state, e.Plan())
+				}
+				if err := s.Truncate(0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	if streams < 8 {
+		t.Errorf("%d of 16 budgets made weights stream", streams)
 	}
 }
 

@@ -1,10 +1,19 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
+	"time"
+
+	"github.com/moering/moering/kernels/quant"
+	"github.com/moering/moering/kernels/ref"
+	"github.com/moering/moering/offload/reader"
+	"github.com/moering/moering/offload/store"
 )
 
 // Toggle is a choice that the engine makes by itself unless told otherwise.
@@ -41,23 +50,31 @@ func ParseToggle(s string) (Toggle, error) {
 // Options says how a model is opened. The zero value works: everything is chosen from the machine.
 // What was chosen is in Engine.Plan and in the log.
 type Options struct {
-	// Device is "cpu", "ref" (plain Go in float64, slow) or "" for the best that is there.
+	// Device is "cpu", "cuda" (the first GPU), "cuda:N" or "cuda:GPU-UUID", "ref" (plain Go in float64,
+	// slow) or "" for the best that is there.
 	Device string
 	// HostMemory is the budget in bytes for everything the engine holds in RAM: weights that stay,
 	// KV cache, ring, expert cache and working memory. 0: three quarters of what is available.
 	HostMemory int64
-	// DeviceMemory is the budget in bytes on a device that has memory of its own. The devices of this
-	// version compute in host memory, and refuse a value other than 0.
+	// DeviceMemory is the budget in bytes on a device that has memory of its own, for what is computed
+	// with: weights that stay, KV cache, ring and working memory. 0: nine tenths of what is free. A
+	// device that computes in host memory refuses a value other than 0.
 	DeviceMemory int64
 	// Sections is the number of ring sections: groups in flight or in use beside the expert cache.
 	// 0: chosen.
 	Sections int
-	// Prefetch reads experts ahead that the next layer's router is likely to choose.
+	// Prefetch reads experts ahead that the next layer's router is likely to choose. Auto: where it
+	// pays, which is measured all the while.
 	Prefetch Toggle
 	// DirectIO bypasses the page cache. Auto: wherever the file system allows it.
 	DirectIO Toggle
 	// Reader is "uring", "pread" or "" for the better one.
 	Reader string
+	// IOTimeout is how long a read may take before it is an error. 0: a minute.
+	IOTimeout time.Duration
+	// Verify says when the checksums of a packed model are checked: "first" (also ""; when a group is
+	// read for the first time), "always" or "off".
+	Verify string
 	// Threads that compute. 0: the processors that this process may use.
 	Threads int
 	// Context is the longest sequence in tokens. 0: the model's own, or 4096 if that is less.
@@ -68,8 +85,15 @@ type Options struct {
 	Chunk int
 	// Exact multiplies block-quantised weights with float32 activations in place of int8 ones.
 	Exact bool
-	// Policy of the expert cache: "lfu", "lru", "clock", or "" for the default.
+	// KVType is the storage of keys and values: "f32" (also ""), or the smaller "f16" and "q8_0",
+	// which round them.
+	KVType string
+	// Policy of the expert cache, as sched.NewPolicy lists them, or "" for the default.
 	Policy string
+	// Trace receives a timeline in Chrome's trace event format, RoutingTrace the experts that each
+	// token used, for "moering simulate". Both are written while the engine is open and complete
+	// after Close, which does not close them.
+	Trace, RoutingTrace io.Writer
 	// Logger receives what the engine decides. nil: nothing is logged.
 	Logger *slog.Logger
 	// Getenv looks up environment variables, of which only tests use any (MOERING_CPU_ISA). nil:
@@ -77,6 +101,9 @@ type Options struct {
 	Getenv func(name string) string
 	// Progress, if set, is called while weights that stay are read: bytes done and in all.
 	Progress func(done, total int64)
+
+	simulated *reader.SimOptions // tests read from a simulated store
+	discrete  *ref.Options       // tests compute on a simulated device with memory of its own
 }
 
 // Limits on options; beyond them a value is a mistake.
@@ -86,19 +113,24 @@ const (
 	chunkMax     = 1 << 13
 	threadsMax   = 1 << 10
 	sectionsMax  = 1 << 16
+	ioTimeoutMax = 24 * time.Hour
 )
 
+const ioTimeoutDefault = time.Minute
+
 func (o Options) validate() error {
-	switch o.Device {
-	case "", "cpu", "ref":
-	case "cuda":
-		return fmt.Errorf("%w: device cuda: this build has no CUDA device; use cpu", ErrUnsupported)
+	name, _ := o.device()
+	switch name {
+	case "", "cpu", "ref", "cuda":
 	default:
-		return fmt.Errorf("%w: unknown device %q; use cpu or ref", ErrUsage, o.Device)
+		return fmt.Errorf("%w: unknown device %q; use cpu, cuda, cuda:N, cuda:UUID or ref", ErrUsage,
+			o.Device)
 	}
-	if o.DeviceMemory != 0 {
-		return fmt.Errorf("%w: DeviceMemory is %d, but this build's devices compute in host memory; "+
-			"use HostMemory", ErrUnsupported, o.DeviceMemory)
+	if _, err := parseKVType(o.KVType); err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if _, err := store.ParseVerifyMode(cmp.Or(o.Verify, "first")); err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	switch o.Reader {
 	case "", "uring", "pread":
@@ -110,6 +142,8 @@ func (o Options) validate() error {
 		value, max int64
 	}{
 		{"HostMemory", o.HostMemory, 1 << 50},
+		{"DeviceMemory", o.DeviceMemory, 1 << 50},
+		{"IOTimeout", int64(o.IOTimeout), int64(ioTimeoutMax)},
 		{"Sections", int64(o.Sections), sectionsMax},
 		{"Threads", int64(o.Threads), threadsMax},
 		{"Context", int64(o.Context), contextMax},
@@ -142,4 +176,27 @@ func (o Options) threads() int {
 		return o.Threads
 	}
 	return runtime.GOMAXPROCS(0)
+}
+
+// device splits Device into its name and which one of several.
+func (o Options) device() (name, which string) {
+	name, which, _ = strings.Cut(o.Device, ":")
+	return name, which
+}
+
+func (o Options) kvType() quant.Type {
+	t, _ := parseKVType(o.KVType) // validated
+	return t
+}
+
+func parseKVType(s string) (quant.Type, error) {
+	switch s {
+	case "", "f32":
+		return quant.F32, nil
+	case "f16":
+		return quant.F16, nil
+	case "q8_0":
+		return quant.Q8_0, nil
+	}
+	return 0, fmt.Errorf("unknown type %q of keys and values; use f32, f16 or q8_0", s)
 }

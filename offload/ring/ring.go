@@ -23,6 +23,7 @@ const (
 	free state = iota
 	filling
 	ready
+	abandoned
 )
 
 type section struct {
@@ -73,13 +74,14 @@ func (r *Ring) Lease(i int) {
 	r.sections[i].hot = true
 }
 
-// Release takes one lease back.
-func (r *Ring) Release(i int) {
+// Release takes one lease back, and returns how many are left.
+func (r *Ring) Release(i int) (left int) {
 	s := &r.sections[i]
 	if s.leases == 0 {
 		panic("ring: release of a section that is not leased")
 	}
 	s.leases--
+	return s.leases
 }
 
 // Claim takes a section for filling with the group, evicting what the hand finds. It returns None
@@ -89,6 +91,13 @@ func (r *Ring) Claim(group int) int {
 	if i == None {
 		i = r.worst()
 	}
+	return r.take(i, group)
+}
+
+// ClaimSpare is Claim for a group that is only likely to be wanted: it never evicts a moored one.
+func (r *Ring) ClaimSpare(group int) int { return r.take(r.sweep(), group) }
+
+func (r *Ring) take(i, group int) int {
 	if i == None {
 		return None
 	}
@@ -108,7 +117,7 @@ func (r *Ring) sweep() int {
 		switch {
 		case s.state == free:
 			return i
-		case s.leases > 0 || s.state == filling || s.moored:
+		case s.leases > 0 || s.state == filling || s.state == abandoned || s.moored:
 		case s.hot:
 			s.hot = false
 		default:
@@ -160,6 +169,19 @@ func (r *Ring) Ready(i int) {
 
 // Fail ends the filling of a section without a group. Its leases are gone.
 func (r *Ring) Fail(i int) { r.empty(i) }
+
+// Abandon ends the filling of a section whose memory may still be written to: it holds nothing and is
+// not refilled until Fail. Its leases are gone.
+func (r *Ring) Abandon(i int) {
+	r.empty(i)
+	r.sections[i].state = abandoned
+}
+
+// Abandoned reports whether the section was abandoned and not failed since.
+func (r *Ring) Abandoned(i int) bool { return r.sections[i].state == abandoned }
+
+// Leases returns how many leases a section has.
+func (r *Ring) Leases(i int) int { return r.sections[i].leases }
 
 // Leased counts leases, for the check that nothing leaks.
 func (r *Ring) Leased() (n int) {

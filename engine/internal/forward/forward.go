@@ -1,14 +1,18 @@
 // Package forward is the one forward pass of every model family, driven by arch.Spec: it records ops
-// on a stream, and asks weights for each layer's experts once the router has chosen.
+// on a stream, and asks weights for each layer's groups, for experts once the router has chosen.
 package forward
 
 import (
 	"context"
 	"math"
+	"sync"
+	"time"
 
 	"github.com/moering/moering/engine/internal/arch"
+	"github.com/moering/moering/engine/internal/trace"
 	"github.com/moering/moering/engine/internal/weights"
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/sched"
 )
 
 // logitRows is how many rows of logits are computed at once: it bounds their buffer.
@@ -25,67 +29,55 @@ type Batch struct {
 type Forward struct {
 	Model    *arch.Model
 	Resident *Resident
-	Manager  *weights.Manager
+	Experts  *weights.Tier // groups as in arch.Model.Groups
+	Dense    *weights.Tier // a group a layer
 	KV       kernels.KV
 	Exact    bool
-	Prefetch bool
 	Chunk    int
+	// Predictor keeps the books of reading ahead; nil: nothing is read ahead on a guess.
+	Predictor *sched.Predictor
+	Adapt     bool               // tell the predictor how busy the disk is
+	Trace     *trace.Recorder    // nil: none
+	Routes    *sched.TraceWriter // nil: none
 	// OnRoute, if set, sees a layer's choice: ids and weights (rows, topK), best first, valid during
 	// the call.
 	OnRoute func(layer int, ids []int32, weights []float32)
 
-	stream   kernels.Stream
-	inv      []float32
-	scale    float32
-	buffers  []*kernels.Buffer
-	all      []int32 // 0, 1, 2, …
-	x, n     kernels.Span
-	q, k, v  kernels.Span
-	attn     kernels.Span
-	router   kernels.Span
-	ids      kernels.Span
-	probs    kernels.Span
-	nextIDs  kernels.Span
-	y        kernels.Span
-	shared   kernels.Span
-	gate     kernels.Span
-	cos, sin kernels.Span
-	tokens   kernels.Span
-	seqs     kernels.Span
-	pos      kernels.Span
-	index    kernels.Span
-	rows     kernels.Span // gathered rows of the residual stream
-	logits   kernels.Span
-	routes   routes
+	buffers
+	unified bool
+	owned   []*kernels.Buffer
+	stream  kernels.Stream
+	inv     []float32
+	scale   float32
+	all     []int32 // 0, 1, 2, …
+	regime  sched.Regime
+	layer   Layer // the present layer's weights
+	next    []int // groups to be read ahead
+	chances []float64
+	routes  routes
+	ops     ops
+	// booksMu guards the predictor.
+	booksMu   sync.Mutex
+	waited    time.Duration
+	waitShare float64
+	// routeErr is the first failure of writing Routes.
+	routeErr error
 }
 
-type sized struct {
-	span  *kernels.Span
-	bytes int64
-}
-
-// sizes lists the activations of a pass over chunk rows.
-func (f *Forward) sizes(m *arch.Model, chunk int) []sized {
-	c, k := int64(chunk)*4, int64(max(m.TopK, 1))
-	q, kv := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
-	return []sized{{&f.x, c * int64(m.Dim)}, {&f.n, c * int64(m.Dim)}, {&f.q, c * q},
-		{&f.k, c * kv}, {&f.v, c * kv}, {&f.attn, c * q},
-		{&f.router, c * int64(max(m.Experts, 1))}, {&f.ids, c * k}, {&f.probs, c * k},
-		{&f.nextIDs, c * k}, {&f.y, c * int64(m.Dim) * k}, {&f.shared, c * int64(m.Dim)},
-		{&f.gate, c}, {&f.cos, c * int64(m.Rope.Dim/2)}, {&f.sin, c * int64(m.Rope.Dim/2)},
-		{&f.tokens, c}, {&f.seqs, c}, {&f.pos, c}, {&f.index, c},
-		{&f.rows, logitRows * 4 * int64(m.Dim)}, {&f.logits, logitRows * 4 * int64(m.Vocab)}}
-}
-
-// WorkBytes is the memory of a pass over chunk rows: the activations, and as much again for a
-// device's scratch (hidden rows of experts, quantised activations).
-func WorkBytes(m *arch.Model, chunk int) int64 {
-	var n int64
-	for _, s := range (&Forward{}).sizes(m, chunk) {
-		n += s.bytes
-	}
-	width := int64(max(m.ExpertWidth*m.TopK, m.DenseWidth, m.SharedWidth))
-	return n + int64(chunk)*(width*6+int64(m.Dim)*4)
+// ops are the ops as they are passed to the stream: reused, so that a pass allocates none.
+type ops struct {
+	embed   kernels.Embed
+	norm    kernels.RMSNorm
+	mul     kernels.MatMul
+	terms   [4]kernels.Term
+	rope    kernels.RoPE
+	app     kernels.KVAppend
+	attend  kernels.Attention
+	route   kernels.Route
+	experts kernels.ExpertFFN
+	shared  [1]kernels.Expert
+	combine kernels.Combine
+	gather  kernels.GatherRows
 }
 
 // Open allocates the activations.
@@ -94,19 +86,16 @@ func (f *Forward) Open(d kernels.Device) error {
 	if f.stream, err = d.NewStream("compute"); err != nil {
 		return err
 	}
-	for _, s := range f.sizes(f.Model, f.Chunk) {
-		b, err := d.Pin(s.bytes)
-		if err != nil {
-			return err
-		}
-		f.buffers = append(f.buffers, b)
-		*s.span = b.All()
+	if err := f.allocate(d); err != nil {
+		return err
 	}
 	f.inv, f.scale = f.Model.Rope.Frequencies()
 	f.all = make([]int32, f.Chunk)
 	for i := range f.all {
 		f.all[i] = int32(i)
 	}
+	f.next = make([]int, 0, max(f.Model.Experts, 1))
+	f.chances = make([]float64, 0, max(f.Model.Experts, 1))
 	f.routes.init(f.Chunk, f.Model)
 	return nil
 }
@@ -117,41 +106,63 @@ func (f *Forward) Close() error {
 	if f.stream != nil {
 		err = f.stream.Close()
 	}
-	for _, b := range f.buffers {
-		if e := b.Free(); err == nil {
-			err = e
-		}
+	for _, b := range f.owned {
+		err = join(err, b.Free())
 	}
-	f.buffers = nil
+	f.owned = nil
 	return err
 }
 
+// Wake makes a pass that waits for weights look at its context.
+func (f *Forward) Wake() {
+	f.Experts.Wake()
+	f.Dense.Wake()
+}
+
 // Run computes a pass. logits receives the logits (vocabulary) of the i-th row of b.Logits, hidden the
-// state (dim) of the i-th row of b.Hidden; the slices are valid during the calls. The context is looked at before each layer and while waiting for weights; after an error
-// the cache holds nothing new that counts, since the caller did not advance its sequences.
+// state (dim) of the i-th row of b.Hidden; the slices are valid during the calls. The context is looked
+// at before each layer, and while waiting for weights when Wake is called; after an error the cache
+// holds nothing new that counts, since the caller did not advance its sequences.
 func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, row []float32),
 ) error {
-	f.begin(b)
+	start := time.Now()
 	rows := len(b.Tokens)
+	f.regime = sched.Latency
+	if f.Model.Experts > 0 {
+		f.regime = sched.RegimeOf(rows, f.Model.Experts, f.Model.TopK)
+	}
+	if f.Routes != nil {
+		f.routeErr = join(f.routeErr, f.Routes.Pass(rows, sequences(b)))
+	}
+	defer context.AfterFunc(ctx, f.Wake)()
+	f.begin(b)
 	for l := range f.Model.Layers {
-		if err := ctx.Err(); err != nil {
+		if err := f.run(ctx, l, rows); err != nil {
+			// Kernels that are under way still read what the caller may free.
 			return join(err, f.stream.Sync())
 		}
-		f.attention(l, rows)
-		var err error
-		if f.Model.Layers[l].Sparse {
-			err = f.sparse(ctx, l, rows)
-		} else {
-			err = f.dense(ctx, l, rows)
-		}
-		if err != nil {
-			return err
+	}
+	err := f.hidden(b.Hidden, hidden)
+	if err == nil {
+		err = f.head(b.Logits, logits)
+	}
+	now := time.Now()
+	f.Trace.Span(trace.Passes, f.regime.String(), rows, -1, 0, start, now)
+	f.adapt(now.Sub(start))
+	return join(err, f.stream.Sync())
+}
+
+// RouteErr is the first failure of writing the routing trace.
+func (f *Forward) RouteErr() error { return f.routeErr }
+
+// sequences counts the sequences of a pass, whose rows are adjacent.
+func sequences(b Batch) (n int) {
+	for i, s := range b.Seqs {
+		if i == 0 || s != b.Seqs[i-1] {
+			n++
 		}
 	}
-	if err := f.hidden(b.Hidden, hidden); err != nil {
-		return err
-	}
-	return f.head(b, logits)
+	return n
 }
 
 func join(first, second error) error {
@@ -164,10 +175,10 @@ func join(first, second error) error {
 // begin writes the pass's inputs and embeds its tokens.
 func (f *Forward) begin(b Batch) {
 	rows := len(b.Tokens)
-	copy(f.tokens.Int32s(), b.Tokens)
-	copy(f.seqs.Int32s(), b.Seqs)
-	copy(f.pos.Int32s(), b.Pos)
-	cos, sin := f.cos.Float32s(), f.sin.Float32s()
+	copy(f.tokens.host.Int32s(), b.Tokens)
+	copy(f.seqs.host.Int32s(), b.Seqs)
+	copy(f.pos.host.Int32s(), b.Pos)
+	cos, sin := f.cos.host.Float32s(), f.sin.host.Float32s()
 	for t, p := range b.Pos {
 		for i, w := range f.inv {
 			// The angle is rounded to float32, as transformers does it.
@@ -175,155 +186,121 @@ func (f *Forward) begin(b Batch) {
 			cos[t*len(f.inv)+i], sin[t*len(f.inv)+i] = float32(c)*f.scale, float32(s)*f.scale
 		}
 	}
-	f.stream.Run(&kernels.Embed{Table: f.Resident.Embedding, IDs: f.tokens, Out: f.x, Rows: rows})
+	n := int64(rows) * 4
+	f.up(f.tokens, n)
+	f.up(f.seqs, n)
+	f.up(f.pos, n)
+	f.up(f.cos, n*int64(len(f.inv)))
+	f.up(f.sin, n*int64(len(f.inv)))
+	f.up(f.tables, f.tables.host.Bytes)
+	f.ops.embed = kernels.Embed{Table: f.Resident.Embedding, IDs: f.tokens.device, Out: f.x,
+		Rows: rows}
+	f.stream.Run(&f.ops.embed)
+}
+
+// run computes a layer.
+func (f *Forward) run(ctx context.Context, l, rows int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	start := f.Trace.Now()
+	group := [1]int{l}
+	dense := f.Dense.Acquire(group[:])
+	f.Dense.Ahead(f.following(l), sched.ClassCertain, int64(l+1), nil)
+	leases, err := dense.Next(ctx)
+	if err != nil {
+		dense.Release()
+		return err
+	}
+	f.Resident.bind(&f.layer, l, f.Dense.Parts(l), leases[0].Weights)
+	f.attention(l, rows)
+	if f.Model.Layers[l].Sparse {
+		err = f.sparse(ctx, l, rows, dense)
+	} else {
+		err = f.single(ctx, l, rows, dense)
+	}
+	if err != nil { // kernels that read the dense weights may be under way
+		err = join(err, f.stream.Sync())
+	}
+	dense.Release()
+	f.Trace.Span(trace.Compute, "layer", l, -1, 0, start, f.Trace.Now())
+	return err
+}
+
+// following lists the layers after l, round the cycle, whose dense weights may be read ahead; the tier
+// takes as many as it has sections for.
+func (f *Forward) following(l int) []int {
+	f.next = f.next[:0]
+	if f.Dense.Complete() {
+		return f.next
+	}
+	layers := len(f.Model.Layers)
+	for i := 1; i <= min(denseAhead, layers-1); i++ {
+		f.next = append(f.next, (l+i)%layers)
+	}
+	return f.next
+}
+
+// denseAhead is how many layers ahead dense weights are read: with the present one, as many sections
+// as a ring of them has at least.
+const denseAhead = 2
+
+// norm records a norm.
+func (f *Forward) norm(x, out, gain kernels.Span, rows, dim int) {
+	f.ops.norm = kernels.RMSNorm{X: x, Out: out, Gain: gain, Rows: rows, Dim: dim, Eps: f.Model.Eps}
+	f.stream.Run(&f.ops.norm)
+}
+
+// matmul records products of x; f.ops.terms has n of them.
+func (f *Forward) matmul(x kernels.Span, rows, n int, exact bool) {
+	f.ops.mul = kernels.MatMul{X: x, Rows: rows, Exact: exact, Terms: f.ops.terms[:n]}
+	f.stream.Run(&f.ops.mul)
 }
 
 // attention records a layer's attention block, and the norm before its feed-forward block.
 func (f *Forward) attention(l, rows int) {
-	m, w, s := f.Model, &f.Resident.Layers[l], f.stream
+	m, w, o := f.Model, &f.layer, &f.ops
 	kv := f.KV
 	kv.Layer = l
-	s.Run(&kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.AttnNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
-	s.Run(&kernels.MatMul{X: f.n, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
-		{W: w.Query, Bias: w.QueryBias, Out: f.q}, {W: w.Key, Bias: w.KeyBias, Out: f.k},
-		{W: w.Value, Bias: w.ValueBias, Out: f.v}}})
+	f.norm(f.x, f.n, w.AttnNorm, rows, m.Dim)
+	o.terms[0] = kernels.Term{W: w.Query, Bias: w.QueryBias, Out: f.q}
+	o.terms[1] = kernels.Term{W: w.Key, Bias: w.KeyBias, Out: f.k}
+	o.terms[2] = kernels.Term{W: w.Value, Bias: w.ValueBias, Out: f.v}
+	f.matmul(f.n, rows, 3, f.Exact)
 	switch m.QKNorm {
 	case arch.HeadNorm:
-		s.Run(&kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows * m.Heads,
-			Dim: m.HeadDim, Eps: m.Eps})
-		s.Run(&kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows * m.KVHeads,
-			Dim: m.HeadDim, Eps: m.Eps})
+		f.norm(f.q, f.q, w.QueryNorm, rows*m.Heads, m.HeadDim)
+		f.norm(f.k, f.k, w.KeyNorm, rows*m.KVHeads, m.HeadDim)
 	case arch.FullNorm:
-		s.Run(&kernels.RMSNorm{X: f.q, Out: f.q, Gain: w.QueryNorm, Rows: rows,
-			Dim: m.Heads * m.HeadDim, Eps: m.Eps})
-		s.Run(&kernels.RMSNorm{X: f.k, Out: f.k, Gain: w.KeyNorm, Rows: rows,
-			Dim: m.KVHeads * m.HeadDim, Eps: m.Eps})
+		f.norm(f.q, f.q, w.QueryNorm, rows, m.Heads*m.HeadDim)
+		f.norm(f.k, f.k, w.KeyNorm, rows, m.KVHeads*m.HeadDim)
 	}
-	rope := &kernels.RoPE{X: f.q, Cos: f.cos, Sin: f.sin, Rows: rows, Heads: m.Heads,
+	o.rope = kernels.RoPE{X: f.q, Cos: f.cos.device, Sin: f.sin.device, Rows: rows, Heads: m.Heads,
 		HeadDim: m.HeadDim, Rotated: m.Rope.Dim, Interleaved: m.Rope.Interleaved}
-	s.Run(rope)
-	rope.X, rope.Heads = f.k, m.KVHeads
-	s.Run(rope)
-	s.Run(&kernels.KVAppend{KV: kv, K: f.k, V: f.v, Seqs: f.seqs, Pos: f.pos, Rows: rows})
-	s.Run(&kernels.Attention{KV: kv, Q: f.q, Out: f.attn, Seqs: f.seqs, Pos: f.pos, Rows: rows,
-		Heads: m.Heads, Scale: float32(1 / math.Sqrt(float64(m.HeadDim))),
-		Window: m.Layers[l].Window})
-	s.Run(&kernels.MatMul{X: f.attn, Rows: rows, Exact: f.Exact, Terms: []kernels.Term{
-		{W: w.AttnOut, Bias: w.AttnOutBias, Out: f.x, Accumulate: true}}})
-	s.Run(&kernels.RMSNorm{X: f.x, Out: f.n, Gain: w.FFNNorm, Rows: rows, Dim: m.Dim, Eps: m.Eps})
-}
-
-// dense computes a layer whose feed-forward block is one group.
-func (f *Forward) dense(ctx context.Context, l, rows int) error {
-	a := f.Manager.Acquire([]int{f.Model.ExpertAt(l, 0)})
-	if f.Prefetch && l+1 < len(f.Model.Layers) {
-		f.Manager.Predict([]int{f.Model.ExpertAt(l+1, 0)})
-	}
-	err := f.experts(ctx, a, f.Model.DenseWidth, func(int) (rs, slots []int32) {
-		return f.all[:rows], f.all[:rows]
-	})
-	if err == nil {
-		f.stream.Run(&kernels.Combine{X: f.x, Y: f.y, Rows: rows, Dim: f.Model.Dim, TopK: 1})
-	}
-	return err
-}
-
-// sparse computes a layer of experts. The router's choice coming back to the host is its only round
-// trip.
-func (f *Forward) sparse(ctx context.Context, l, rows int) error {
-	m, w, s := f.Model, &f.Resident.Layers[l], f.stream
-	f.route(w.Router, f.ids, f.probs, rows, w.SharedRouter)
-	if m.SharedWidth > 0 {
-		s.Run(&kernels.ExpertFFN{X: f.n, Out: f.shared, Dim: m.Dim, Width: m.SharedWidth,
-			Exact: f.Exact, Experts: []kernels.Expert{{Gate: w.SharedGate, Up: w.SharedUp,
-				Down: w.SharedDown, Rows: f.all[:rows], Slots: f.all[:rows]}}})
-	}
-	if err := s.Sync(); err != nil {
-		return err
-	}
-	if f.OnRoute != nil {
-		f.OnRoute(l, f.ids.Int32s()[:rows*m.TopK], f.probs.Float32s()[:rows*m.TopK])
-	}
-	f.routes.build(f.ids.Int32s()[:rows*m.TopK], m, l)
-	a := f.Manager.Acquire(f.routes.groups)
-	if f.Prefetch {
-		f.predict(l, rows)
-	}
-	if err := f.experts(ctx, a, m.ExpertWidth, f.routes.of); err != nil {
-		return err
-	}
-	c := &kernels.Combine{X: f.x, Y: f.y, IDs: f.ids, Weights: f.probs, Rows: rows, Dim: m.Dim,
-		TopK: m.TopK}
-	if m.SharedWidth > 0 {
-		c.Shared, c.SharedGate = f.shared, f.gate
-	}
-	s.Run(c)
-	return nil
-}
-
-func (f *Forward) route(router kernels.Weight, ids, probs kernels.Span, rows int,
-	shared kernels.Weight) {
-	m := f.Model
-	terms := []kernels.Term{{W: router, Out: f.router}}
-	if !shared.IsZero() {
-		terms = append(terms, kernels.Term{W: shared, Out: f.gate})
-	}
-	f.stream.Run(&kernels.MatMul{X: f.n, Rows: rows, Terms: terms, Exact: true})
-	f.stream.Run(&kernels.Route{Logits: f.router, IDs: ids, Weights: probs, Rows: rows,
-		Experts: m.Experts, TopK: m.TopK, Normalize: m.Normalize})
-}
-
-// predict runs the next layer's router on the present hidden state, while reads of this layer are
-// under way, and names its choice to the manager. It writes nothing that the layer itself reads.
-func (f *Forward) predict(l, rows int) {
-	m := f.Model
-	if l+1 >= len(m.Layers) || !m.Layers[l+1].Sparse || rows*m.TopK > m.Experts {
-		return // with many rows nearly every expert is hit, and there is nothing to predict
-	}
-	f.route(f.Resident.Layers[l+1].Router, f.nextIDs, f.y, rows, kernels.Weight{})
-	if f.stream.Sync() != nil {
-		return // the failure sticks to the stream, and the pass ends with it
-	}
-	f.routes.predicted = f.routes.predicted[:0]
-	for _, id := range f.nextIDs.Int32s()[:rows*m.TopK] {
-		f.routes.predicted = append(f.routes.predicted, m.ExpertAt(l+1, int(id)))
-	}
-	f.Manager.Predict(f.routes.predicted)
-}
-
-// experts computes groups in the order in which they become ready.
-func (f *Forward) experts(ctx context.Context, a *weights.Acquisition, width int,
-	of func(group int) (rows, slots []int32)) error {
-	defer a.Release()
-	list := f.routes.list
-	for {
-		leases, err := a.Next(ctx)
-		if err != nil {
-			return join(err, f.stream.Sync())
-		}
-		if len(leases) == 0 {
-			break
-		}
-		list = list[:0]
-		for _, l := range leases {
-			rows, slots := of(l.Group)
-			list = append(list, kernels.Expert{Gate: l.Gate, Up: l.Up, Down: l.Down, Rows: rows,
-				Slots: slots})
-		}
-		f.stream.Run(&kernels.ExpertFFN{X: f.n, Out: f.y, Dim: f.Model.Dim, Width: width,
-			Exact: f.Exact, Experts: list})
-		a.Computed(f.stream.Record())
-	}
-	return f.stream.Sync()
+	f.stream.Run(&o.rope)
+	o.rope.X, o.rope.Heads = f.k, m.KVHeads
+	f.stream.Run(&o.rope)
+	o.app = kernels.KVAppend{KV: kv, K: f.k, V: f.v, Seqs: f.seqs.device, Pos: f.pos.device,
+		Rows: rows}
+	f.stream.Run(&o.app)
+	o.attend = kernels.Attention{KV: kv, Q: f.q, Out: f.attn, Seqs: f.seqs.device,
+		Pos: f.pos.device, Rows: rows, Heads: m.Heads,
+		Scale: float32(1 / math.Sqrt(float64(m.HeadDim))), Window: m.Layers[l].Window}
+	f.stream.Run(&o.attend)
+	o.terms[0] = kernels.Term{W: w.AttnOut, Bias: w.AttnOutBias, Out: f.x, Accumulate: true}
+	f.matmul(f.attn, rows, 1, f.Exact)
+	f.norm(f.x, f.n, w.FFNNorm, rows, m.Dim)
 }
 
 // final gathers rows of the residual stream and norms them.
 func (f *Forward) final(index []int32) {
 	m, rows := f.Model, len(index)
-	copy(f.index.Int32s(), index)
-	f.stream.Run(&kernels.GatherRows{X: f.x, Index: f.index, Out: f.rows, Rows: rows, Dim: m.Dim})
-	f.stream.Run(&kernels.RMSNorm{X: f.rows, Out: f.rows, Gain: f.Resident.OutputNorm, Rows: rows,
-		Dim: m.Dim, Eps: m.Eps})
+	copy(f.index.host.Int32s(), index)
+	f.up(f.index, int64(rows)*4)
+	f.ops.gather = kernels.GatherRows{X: f.x, Index: f.index.device, Out: f.rows.device, Rows: rows,
+		Dim: m.Dim}
+	f.stream.Run(&f.ops.gather)
+	f.norm(f.rows.device, f.rows.device, f.Resident.OutputNorm, rows, m.Dim)
 }
 
 // hidden hands out the wanted hidden states, a few rows at a time.
@@ -332,30 +309,32 @@ func (f *Forward) hidden(wanted []int32, each func(i int, state []float32)) erro
 	for at := 0; at < len(wanted); at += logitRows {
 		rows := min(logitRows, len(wanted)-at)
 		f.final(wanted[at : at+rows])
+		f.down(f.rows, int64(rows*dim)*4)
 		if err := f.stream.Sync(); err != nil {
 			return err
 		}
 		for i := range rows {
-			each(at+i, f.rows.Float32s()[i*dim:(i+1)*dim])
+			each(at+i, f.rows.host.Float32s()[i*dim:(i+1)*dim])
 		}
 	}
 	return nil
 }
 
 // head computes the wanted logits, a few rows at a time.
-func (f *Forward) head(b Batch, each func(i int, logits []float32)) error {
-	m := f.Model
-	for at := 0; at < len(b.Logits); at += logitRows {
-		rows := min(logitRows, len(b.Logits)-at)
-		f.final(b.Logits[at : at+rows])
-		f.stream.Run(&kernels.MatMul{X: f.rows, Rows: rows, Exact: f.Exact,
-			Terms: []kernels.Term{{W: f.Resident.Output, Out: f.logits}}})
+func (f *Forward) head(wanted []int32, each func(i int, logits []float32)) error {
+	vocab := f.Model.Vocab
+	for at := 0; at < len(wanted); at += logitRows {
+		rows := min(logitRows, len(wanted)-at)
+		f.final(wanted[at : at+rows])
+		f.ops.terms[0] = kernels.Term{W: f.Resident.Output, Out: f.logits.device}
+		f.matmul(f.rows.device, rows, 1, f.Exact)
+		f.down(f.logits, int64(rows*vocab)*4)
 		if err := f.stream.Sync(); err != nil {
 			return err
 		}
 		for i := range rows {
-			each(at+i, f.logits.Float32s()[i*m.Vocab:(i+1)*m.Vocab])
+			each(at+i, f.logits.host.Float32s()[i*vocab:(i+1)*vocab])
 		}
 	}
-	return f.stream.Sync()
+	return nil
 }

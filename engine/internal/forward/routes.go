@@ -8,19 +8,17 @@ import (
 // routes is the token permutation of a layer: for each expert that was chosen, the rows that chose
 // it and the slots (row*topK + rank) that receive its outputs. Buffers are reused.
 type routes struct {
-	base      int   // group of the layer's expert 0
-	groups    []int // ascending
-	predicted []int
-	start     []int32 // expert → first entry; one more than experts
-	rows      []int32
-	slots     []int32
-	list      []kernels.Expert
+	base   int     // group of the layer's expert 0
+	groups []int   // ascending
+	start  []int32 // expert → first entry; one more than experts
+	rows   []int32
+	slots  []int32
+	list   []kernels.Expert
 }
 
 func (r *routes) init(chunk int, m *arch.Model) {
 	r.groups = make([]int, 0, max(m.Experts, 1))
-	r.predicted = make([]int, 0, max(m.Experts, 1))
-	r.start = make([]int32, m.Experts+1)
+	r.start = make([]int32, max(m.Experts, 1)+1)
 	r.rows = make([]int32, chunk*max(m.TopK, 1))
 	r.slots = make([]int32, chunk*max(m.TopK, 1))
 	r.list = make([]kernels.Expert, 0, max(m.Experts, 1))
@@ -48,6 +46,14 @@ func (r *routes) build(ids []int32, m *arch.Model, layer int) {
 	// Each start now stands at its end, which is the next one's start.
 	copy(r.start[1:], r.start)
 	r.start[0] = 0
+}
+
+// everyone routes all rows to the layer's only group, groups[0].
+func (r *routes) everyone(rows []int32) {
+	r.base = r.groups[0]
+	r.start[0], r.start[1] = 0, int32(len(rows))
+	copy(r.rows, rows)
+	copy(r.slots, rows)
 }
 
 func (r *routes) of(group int) (rows, slots []int32) {

@@ -1,0 +1,47 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/cuda"
+	"github.com/moering/moering/kernels/ref"
+)
+
+// openDevice opens the device of effective options.
+func openDevice(o Options) (kernels.Device, error) {
+	if o.discrete != nil {
+		return ref.Open(*o.discrete), nil
+	}
+	name, which := o.device()
+	switch name {
+	case "cpu":
+		return openCPU(o)
+	case "cuda":
+		d, err := cuda.Open(cuda.Options{Device: which, Library: o.getenv("MOERING_CUDA_LIBRARY"),
+			MemoryBytes: o.DeviceMemory})
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	case "ref":
+		return ref.Open(ref.Options{Threads: o.Threads}), nil
+	}
+	return nil, fmt.Errorf("%w: device %q", ErrUsage, o.Device)
+}
+
+// bestDevice is a GPU if there is one, else the processor. It says what it found.
+func bestDevice(o Options) string {
+	log := o.logger()
+	gpus, err := cuda.Devices(o.getenv("MOERING_CUDA_LIBRARY"))
+	if err == nil && len(gpus) > 0 {
+		log.Info("gpu", "found", len(gpus), "first", gpus[0].String())
+		return "cuda"
+	}
+	device := "ref"
+	if haveCPU {
+		device = "cpu"
+	}
+	log.Info("no GPU", "reason", err, "device", device)
+	return device
+}

@@ -1,0 +1,138 @@
+package forward
+
+import (
+	"github.com/moering/moering/engine/internal/arch"
+	"github.com/moering/moering/kernels"
+)
+
+// mirror is memory that host and device both work on. Where the device computes in host memory the two
+// are the same, and nothing is copied.
+type mirror struct{ host, device kernels.Span }
+
+// buffers are the activations of up to a chunk of rows.
+type buffers struct {
+	x, n       kernels.Span // the residual stream, and its normed rows
+	q, k, v    kernels.Span
+	attn       kernels.Span
+	router     kernels.Span // logits of the layer's router
+	nextRouter kernels.Span // of the next layer's
+	nextProbs  kernels.Span
+	y          kernels.Span // outputs of experts
+	shared     kernels.Span
+	gate       kernels.Span
+
+	tokens, seqs, pos mirror
+	cos, sin          mirror
+	index             mirror
+	tables            mirror // of the KV cache's pages
+	ids, nextIDs      mirror
+	probs             mirror
+	rows              mirror // gathered rows of the residual stream
+	logits            mirror
+}
+
+type sized struct {
+	span  *kernels.Span
+	bytes int64
+}
+
+type mirrored struct {
+	mirror *mirror
+	bytes  int64
+}
+
+// sizes lists the buffers of a pass over chunk rows.
+func (f *buffers) sizes(m *arch.Model, chunk int) ([]sized, []mirrored) {
+	c, k := int64(chunk)*4, int64(max(m.TopK, 1))
+	q, kv := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
+	experts := int64(max(m.Experts, 1))
+	return []sized{{&f.x, c * int64(m.Dim)}, {&f.n, c * int64(m.Dim)}, {&f.q, c * q},
+			{&f.k, c * kv}, {&f.v, c * kv}, {&f.attn, c * q}, {&f.router, c * experts},
+			{&f.nextRouter, c * experts}, {&f.nextProbs, c * k},
+			{&f.y, c * int64(m.Dim) * k}, {&f.shared, c * int64(m.Dim)}, {&f.gate, c}},
+		[]mirrored{{&f.tokens, c}, {&f.seqs, c}, {&f.pos, c}, {&f.cos, c * int64(m.Rope.Dim/2)},
+			{&f.sin, c * int64(m.Rope.Dim/2)}, {&f.index, logitRows * 4}, {&f.ids, c * k},
+			{&f.probs, c * k}, {&f.nextIDs, c * k}, {&f.rows, logitRows * 4 * int64(m.Dim)},
+			{&f.logits, logitRows * 4 * int64(m.Vocab)}}
+}
+
+// WorkBytes is the memory of a pass over chunk rows: the activations with a device's scratch (hidden
+// rows of experts, quantised activations), and of these what the host must have of its own where the
+// device does not compute in host memory.
+func WorkBytes(m *arch.Model, chunk int) (all, host int64) {
+	only, both := (&buffers{}).sizes(m, chunk)
+	for _, s := range both {
+		host += s.bytes
+	}
+	all = host
+	for _, s := range only {
+		all += s.bytes
+	}
+	width := int64(max(m.ExpertWidth*m.TopK, m.DenseWidth, m.SharedWidth))
+	return all + int64(chunk)*(width*6+int64(m.Dim)*4), host
+}
+
+// allocate makes the buffers.
+func (f *Forward) allocate(d kernels.Device) error {
+	f.unified = d.Info().Unified
+	only, both := f.sizes(f.Model, f.Chunk)
+	for _, s := range only {
+		if err := f.memory(d, s.span, s.bytes); err != nil {
+			return err
+		}
+	}
+	for _, s := range both {
+		if err := f.mirrored(d, s.mirror, s.bytes); err != nil {
+			return err
+		}
+	}
+	f.tables = mirror{f.KV.Tables, f.KV.Tables}
+	if !f.unified {
+		if err := f.memory(d, &f.tables.device, f.KV.Tables.Bytes); err != nil {
+			return err
+		}
+		f.KV.Tables = f.tables.device
+	}
+	return nil
+}
+
+// memory allocates what only the device needs.
+func (f *Forward) memory(d kernels.Device, span *kernels.Span, bytes int64) error {
+	allocate := d.Alloc
+	if f.unified {
+		allocate = d.Pin
+	}
+	b, err := allocate(bytes)
+	if err != nil {
+		return err
+	}
+	f.owned = append(f.owned, b)
+	*span = b.All()
+	return nil
+}
+
+func (f *Forward) mirrored(d kernels.Device, m *mirror, bytes int64) error {
+	b, err := d.Pin(bytes)
+	if err != nil {
+		return err
+	}
+	f.owned = append(f.owned, b)
+	m.host, m.device = b.All(), b.All()
+	if f.unified {
+		return nil
+	}
+	return f.memory(d, &m.device, bytes)
+}
+
+// up copies the first bytes of a mirror to the device, down to the host; after a Sync they are there.
+func (f *Forward) up(m mirror, bytes int64) {
+	if !f.unified {
+		f.stream.Copy(m.device.Slice(0, bytes), m.host.Slice(0, bytes))
+	}
+}
+
+func (f *Forward) down(m mirror, bytes int64) {
+	if !f.unified {
+		f.stream.Copy(m.host.Slice(0, bytes), m.device.Slice(0, bytes))
+	}
+}

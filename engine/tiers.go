@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/moering/moering/engine/internal/forward"
+	"github.com/moering/moering/engine/internal/trace"
+	"github.com/moering/moering/engine/internal/weights"
+	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/offload/reader"
+	"github.com/moering/moering/offload/store"
+	"github.com/moering/moering/sched"
+)
+
+// openTiers reserves the memory of the sections, opens the reader, loads the weights that stay, and
+// makes the tiers.
+func (e *Engine) openTiers(ctx context.Context, log *slog.Logger) error {
+	p, n := &e.plan, e.needs(e.plan.Chunk)
+	slots := p.Sections + p.CacheSlots
+	dense, section, denseBytes := p.DenseSections, n.section, n.dense
+	if !n.unified {
+		slots, dense, section, denseBytes = p.HostSlots, p.HostDense, n.hostSection, n.hostDense
+	}
+	buffer, arena, err := forward.Aligned(e.device, int64(slots)*section+int64(dense)*denseBytes)
+	if err != nil {
+		return err
+	}
+	e.sections = append(e.sections, buffer)
+	log.Info("sections", "locked", buffer.Locked, "huge_pages", buffer.Huge)
+	if err := e.openReader(arena, log); err != nil {
+		return err
+	}
+	experts := weights.Options{Groups: n.experts, Bytes: section, Sections: slots,
+		Memory: arena.Slice(0, int64(slots)*section), Trace: e.timeline, Lanes: trace.Reads}
+	layers := weights.Options{Groups: n.layers, Bytes: denseBytes, Sections: dense,
+		Memory: arena.Slice(int64(slots)*section, int64(dense)*denseBytes), Trace: e.timeline,
+		Lanes: trace.Layers}
+	disk := weights.Disk{Reader: e.reader, Integrity: e.integrity}
+	if n.unified {
+		disk.Device = e.device
+		if err := e.unifiedTiers(experts, layers, disk); err != nil {
+			return err
+		}
+	} else if err := e.deviceTiers(n, experts, layers, disk); err != nil {
+		return err
+	}
+	e.resident, err = forward.Load(e.device, e.model, interruptible{e.reader, ctx}, e.integrity,
+		e.options.Progress)
+	if err != nil {
+		return err
+	}
+	return e.warm(ctx)
+}
+
+func (e *Engine) openReader(arena kernels.Span, log *slog.Logger) error {
+	var names []string
+	for _, f := range e.model.Store.Files() {
+		names = append(names, f.Path)
+	}
+	o := reader.Options{Kind: e.options.Reader, Buffered: e.options.DirectIO == Off,
+		Arena: arena.Host(), Logger: log, Timeout: e.options.IOTimeout}
+	if e.options.simulated != nil {
+		o.Kind, o.Sim = reader.KindSim, e.options.simulated
+	}
+	var err error
+	if e.reader, err = reader.Open(names, o); err == nil {
+		log.Info("reader", "chosen", e.reader.Info())
+	}
+	return err
+}
+
+// policies are the ranking of a tier's experts, and of its layers: those pass in a cycle, for which
+// the best is to keep a fixed subset.
+func (e *Engine) policies(experts, layers *weights.Options, ring int) error {
+	var err error
+	experts.Policy, err = sched.NewPolicy(e.options.Policy, len(experts.Groups))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if experts.Moored = max(0, experts.Sections-ring); e.options.Policy == "clock" {
+		experts.Moored = 0 // the hand alone decides
+	}
+	if layers.Policy, err = sched.NewPolicy("lfu", len(layers.Groups)); err != nil {
+		return err
+	}
+	layers.Moored = layers.Sections
+	if layers.Sections < len(layers.Groups) {
+		layers.Moored = layers.Sections - min(denseRing, layers.Sections)
+	}
+	return nil
+}
+
+// unifiedTiers computes groups where they landed.
+func (e *Engine) unifiedTiers(experts, layers weights.Options, d weights.Disk) error {
+	if err := e.policies(&experts, &layers, e.plan.Sections); err != nil {
+		return err
+	}
+	e.predict(&experts)
+	e.experts, e.dense = weights.NewTier(experts, d), weights.NewTier(layers, d)
+	return nil
+}
+
+// deviceTiers puts tiers in the device's memory above those of the host.
+func (e *Engine) deviceTiers(n needs, experts, layers weights.Options, d weights.Disk) error {
+	if err := e.policies(&experts, &layers, hostRing); err != nil {
+		return err
+	}
+	e.below = []*weights.Tier{weights.NewTier(experts, d), weights.NewTier(layers, d)}
+	p := &e.plan
+	make1 := func(o *weights.Options, bytes int64, sections int, lanes trace.Lane) error {
+		b, err := e.device.Alloc(bytes * int64(sections))
+		if err != nil {
+			return err
+		}
+		e.sections = append(e.sections, b)
+		o.Memory, o.Bytes, o.Sections, o.Lanes = b.All(), bytes, sections, lanes
+		return nil
+	}
+	if err := make1(&experts, n.section, p.Sections+p.CacheSlots, trace.Copies); err != nil {
+		return err
+	}
+	if err := make1(&layers, n.dense, p.DenseSections, trace.LayerCopies); err != nil {
+		return err
+	}
+	if err := e.policies(&experts, &layers, p.Sections); err != nil {
+		return err
+	}
+	e.predict(&experts)
+	for i, o := range []weights.Options{experts, layers} {
+		s, err := e.device.NewStream([]string{"expert copies", "dense copies"}[i])
+		if err != nil {
+			return err
+		}
+		t := weights.NewDeviceTier(o, e.below[i], s)
+		if i == 0 {
+			e.experts = t
+		} else {
+			e.dense = t
+		}
+	}
+	return nil
+}
+
+// predict makes the predictor, which hears what became of its guesses.
+func (e *Engine) predict(experts *weights.Options) {
+	m := e.model
+	if e.options.Prefetch == Off || m.Experts == 0 || e.plan.Resident {
+		return
+	}
+	o := sched.PredictorOptions{Layers: len(m.Layers), Experts: m.Experts, Ranks: m.TopK}
+	if e.options.Prefetch == On {
+		o.WasteCost = 1e-9 // every guess is worth its bytes
+	}
+	e.predictor = sched.NewPredictor(o)
+	experts.OnOutcome = func(layer int, o sched.Outcome, bytes int64) {
+		if e.forward != nil {
+			e.forward.Outcome(layer, o, bytes)
+		}
+	}
+}
+
+// warm loads the dense weights for which there are sections.
+func (e *Engine) warm(ctx context.Context) error {
+	total := int64(e.plan.DenseSections) * int64(e.plan.Dense/max(int64(e.plan.DenseSections), 1))
+	for l := range e.plan.DenseSections {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		a := e.dense.Acquire([]int{l})
+		_, err := a.Next(ctx)
+		a.Release()
+		if err != nil {
+			return err
+		}
+		if e.options.Progress != nil {
+			stay := e.plan.Stay
+			e.options.Progress(stay+total*int64(l+1)/int64(e.plan.DenseSections), stay+total)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) openIntegrity(log *slog.Logger) (*store.Integrity, error) {
+	mode, err := store.ParseVerifyMode(cmp.Or(e.options.Verify, "first"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	i, err := e.model.Store.Integrity(mode)
+	if err == nil && e.model.Store.HasChecksums() {
+		log.Info("checksums", "verified", mode)
+	} else if err == nil && e.options.Verify != "" && mode != store.VerifyOff {
+		log.Info("checksums: the model has none; moering pack adds them")
+	}
+	return i, err
+}
+
+func (e *Engine) openTraces() error {
+	o, m := &e.options, e.model
+	if o.Trace != nil {
+		e.timeline = trace.New(o.Trace, time.Now())
+	}
+	if o.RoutingTrace == nil {
+		return nil
+	}
+	if m.Experts == 0 {
+		return fmt.Errorf("%w: a routing trace of %s, which has no experts", ErrUsage, e.info.Path)
+	}
+	var err error
+	e.routes, err = sched.NewTraceWriter(o.RoutingTrace, sched.TraceShape{Layers: len(m.Layers),
+		Experts: m.Experts, TopK: m.TopK, GroupBytes: e.info.GroupBytes,
+		DenseBytes: e.info.WeightBytes - e.info.ExpertBytes})
+	return err
+}
