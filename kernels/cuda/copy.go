@@ -65,7 +65,7 @@ func (s *stream) copy(dst, src kernels.Span) error {
 	return nil
 }
 
-func (s *stream) move(kind C.uint16_t, dst, src uintptr, bytes int64) {
+func (s *stream) move(kind C.uint32_t, dst, src uintptr, bytes int64) {
 	c := s.command(kind)
 	c.dst, c.src, c.bytes = C.uint64_t(dst), C.uint64_t(src), C.uint64_t(bytes)
 }
@@ -91,7 +91,7 @@ func (s *stream) bounceIn(dst kernels.Span, src []byte) error {
 			return err
 		}
 		copy(host, src[at:at+n])
-		s.move(C.C_COPY_IN, dst.Addr()+uintptr(at), uintptr(address(host)), n)
+		s.move(C.C_COPY_IN, dst.Addr()+uintptr(at), uintptr(hostAddress(host)), n)
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ func (s *stream) bounceOut(dst []byte, src kernels.Span) error {
 		if err != nil {
 			return err
 		}
-		s.move(C.C_COPY_OUT, uintptr(address(host)), src.Addr()+uintptr(at), n)
+		s.move(C.C_COPY_OUT, uintptr(hostAddress(host)), src.Addr()+uintptr(at), n)
 		if s.await(s.record().seq); s.err != nil {
 			return s.err
 		}

@@ -29,14 +29,13 @@ const (
 // Device is a GPU as a kernels.Device. It is safe for concurrent use. Of a process's devices each
 // has one context, the primary one, which it shares with other users of CUDA in the process.
 type Device struct {
-	driver    *driver
-	info      kernels.Info
-	about     DeviceInfo
-	ordinal   C.int
-	context   C.uint64_t
-	functions []C.uint64_t // by kernelID
-	module    C.uint64_t
-	declares  bool // the library wants to know what launches touch
+	driver   *driver
+	info     kernels.Info
+	about    DeviceInfo
+	ordinal  C.int
+	context  C.uint64_t
+	declares bool // the library wants to know what launches touch
+	modules  modules
 
 	lost atomic.Pointer[error] // the failure after which the context gives no other
 
@@ -164,11 +163,7 @@ func (d *Device) shut() error {
 		errs = append(errs, d.end("destroying a stream",
 			C.stream_destroy(d.driver.c, d.context, d.zero)))
 	}
-	if d.module != 0 {
-		errs = append(errs, d.end("unloading the kernels",
-			C.module_unload(d.driver.c, d.context, d.module)))
-	}
-	return errors.Join(append(errs, d.release())...)
+	return errors.Join(append(errs, d.unloadKernels(), d.release())...)
 }
 
 // hold adds a reference to the context, unless the device is closed.

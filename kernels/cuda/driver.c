@@ -20,7 +20,7 @@ typedef unsigned long long ptr; // CUdeviceptr
 // Flags and options, by the numbers of the driver API.
 enum {
 	STREAM_NON_BLOCKING = 1, EVENT_BLOCKING_SYNC = 1, EVENT_DISABLE_TIMING = 2,
-	HOST_REGISTER_PORTABLE = 1, FUNCTION_DYNAMIC_SHARED = 8,
+	HOST_REGISTER_PORTABLE = 1,
 	JIT_ERROR_LOG_BUFFER = 5, JIT_ERROR_LOG_BYTES = 6
 };
 
@@ -50,7 +50,6 @@ enum {
 	X(module_load, "cuModuleLoadDataEx", (mod *, const void *, unsigned, int *, void **)) \
 	X(module_unload, "cuModuleUnload", (mod)) \
 	X(module_function, "cuModuleGetFunction", (fun *, mod, const char *)) \
-	X(function_set, "cuFuncSetAttribute", (fun, int, int)) \
 	X(launch, "cuLaunchKernel", (fun, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
 		unsigned, str, void **, void **)) \
 	X(stream_create, "cuStreamCreate", (str *, unsigned)) \
@@ -322,11 +321,6 @@ int module_function(const driver *d, uint64_t context, uint64_t module, const ch
 	return r;
 }
 
-int function_shared(const driver *d, uint64_t context, uint64_t function, int bytes)
-{
-	IN(d, context, d->function_set(pointer(function), FUNCTION_DYNAMIC_SHARED, bytes));
-}
-
 int stream_create(const driver *d, uint64_t context, uint64_t *stream)
 {
 	str s = NULL;
@@ -389,7 +383,7 @@ static result launch(const driver *d, void *stream, const command *c)
 	void *extra[] = {pointer(PARAM_BUFFER), pointer(c->args), pointer(PARAM_BUFFER_BYTES), &bytes,
 		pointer(PARAM_END)};
 	const access_span *spans = pointer(c->spans);
-	for (int i = 0; d->declare && i < c->span_count; i++)
+	for (uint32_t i = 0; d->declare && i < c->span_count; i++)
 		d->declare(stream, spans[i].at, spans[i].bytes, spans[i].write != 0);
 	return d->launch(pointer(c->object), c->grid[0], c->grid[1], c->grid[2], c->block[0],
 		c->block[1], c->block[2], c->shared, stream, NULL, extra);

@@ -78,8 +78,6 @@ int module_load(const driver *d, uint64_t context, const char *image, char *log,
 int module_unload(const driver *d, uint64_t context, uint64_t module);
 int module_function(const driver *d, uint64_t context, uint64_t module, const char *name,
 	uint64_t *function);
-// function_shared allows launches with up to bytes of dynamic shared memory.
-int function_shared(const driver *d, uint64_t context, uint64_t function, int bytes);
 
 int stream_create(const driver *d, uint64_t context, uint64_t *stream);
 int stream_destroy(const driver *d, uint64_t context, uint64_t stream);
@@ -108,7 +106,7 @@ typedef struct {
 	uint64_t spans;    // address of access_span[span_count]
 	uint32_t grid[3], block[3];
 	uint32_t shared; // dynamic shared memory, bytes
-	uint16_t kind, span_count;
+	uint32_t kind, span_count;
 } command;
 
 // stream_submit enqueues commands in order. At a failure it stops, with *failed the index of the

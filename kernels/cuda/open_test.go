@@ -61,7 +61,6 @@ func TestOpenFailuresAreDistinctAndSayWhatToDo(t *testing.T) {
 	seen := make(map[string]string)
 	for _, c := range []struct{ set, want, do string }{
 		{"fail cuInit 1 100", "no CUDA device", "CUDA_VISIBLE_DEVICES"},
-		{"set devices 0", "no CUDA device", "nvidia-smi"},
 		{"fail cuInit 1 803", "of different versions", "reboot"},
 		{"fail cuInit 1 804", "compatibility library", "cuda-compat"},
 		{"fail cuInit 1 802", "not ready", "fabricmanager"},

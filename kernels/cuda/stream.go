@@ -19,10 +19,11 @@ import (
 )
 
 const (
-	// commandsMax, argumentBytes and spansMax bound a batch; one that is full is handed over early.
+	// commandsMax and argumentBytes bound a batch; one that is full is handed over early.
 	commandsMax   = 512
 	argumentBytes = 512 << 10
-	spansMax      = 8 * commandsMax
+	// spansLeast is the room for spans at first, where a library wants them.
+	spansLeast = 8 * commandsMax
 )
 
 // stream collects commands in C memory, and hands them to the driver in one call: at Record, or when
@@ -47,6 +48,7 @@ type stream struct {
 
 	batch   batch
 	plan    planner
+	planned []launch        // of the op being enqueued
 	scratch *kernels.Buffer // nil until an op needs it
 	uploads uploads
 }
@@ -72,15 +74,25 @@ func (b *batch) open(declares bool) error {
 	if arguments != nil {
 		b.arguments = unsafe.Slice((*byte)(arguments), argumentBytes)
 	}
-	if declares {
-		if spans := C.calloc(spansMax, C.sizeof_access_span); spans != nil {
-			b.spans = unsafe.Slice((*C.access_span)(spans), spansMax)
-		}
-	}
-	if b.commands == nil || b.arguments == nil || declares && b.spans == nil {
+	if b.commands == nil || b.arguments == nil || declares && b.growSpans(spansLeast) != nil {
 		b.close()
-		return fmt.Errorf("%w: cuda: no memory for commands", kernels.ErrDevice)
+		return errNoMemory()
 	}
+	return nil
+}
+
+func errNoMemory() error {
+	return fmt.Errorf("%w: cuda: no memory for commands", kernels.ErrDevice)
+}
+
+// growSpans makes room for n spans; the batch is empty.
+func (b *batch) growSpans(n int) error {
+	p := C.calloc(C.size_t(n), C.sizeof_access_span)
+	if p == nil {
+		return errNoMemory()
+	}
+	C.free(unsafe.Pointer(unsafe.SliceData(b.spans)))
+	b.spans = unsafe.Slice((*C.access_span)(p), n)
 	return nil
 }
 
@@ -101,7 +113,7 @@ func (b *batch) reset() {
 
 // NewStream returns a stream; the name appears in its errors.
 func (d *Device) NewStream(name string) (kernels.Stream, error) {
-	s := &stream{dev: d, name: name}
+	s := &stream{dev: d, name: name, plan: planner{declare: true}}
 	s.idle = sync.NewCond(&s.mu)
 	if err := s.batch.open(d.declares); err != nil {
 		return nil, err
@@ -163,7 +175,10 @@ func (s *stream) Run(op kernels.Op) {
 
 // enqueue sees to the memory that a plan needs, plans, and turns launches into commands.
 func (s *stream) enqueue(op kernels.Op) error {
-	need := needOf(&s.plan, op)
+	need, err := s.plan.need(op)
+	if err != nil {
+		return err
+	}
 	if err := s.growScratch(need.scratch); err != nil {
 		return err
 	}
@@ -175,29 +190,27 @@ func (s *stream) enqueue(op kernels.Op) error {
 	if s.scratch != nil {
 		s.plan.scratch = s.scratch.All()
 	}
-	launches, err := planOf(&s.plan, op)
-	if err != nil {
-		return err
-	}
+	s.plan.reset()
+	s.planned = s.plan.plan(op, s.planned[:0])
 	if used := s.plan.used; used > 0 {
 		c := s.command(C.C_COPY_IN)
-		c.dst, c.src = C.uint64_t(device.Addr()), address(host)
+		c.dst, c.src = C.uint64_t(device.Addr()), hostAddress(host)
 		c.bytes = C.uint64_t(used)
 	}
-	for i := range launches {
-		if err := s.launch(&launches[i]); err != nil {
+	for i := range s.planned {
+		if err := s.launch(&s.planned[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func address(b []byte) C.uint64_t {
+func hostAddress(b []byte) C.uint64_t {
 	return C.uint64_t(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
 }
 
 // command appends a command of a kind.
-func (s *stream) command(kind C.uint16_t) *C.command {
+func (s *stream) command(kind C.uint32_t) *C.command {
 	if s.batch.count == commandsMax {
 		s.flush()
 	}
@@ -211,30 +224,39 @@ func (s *stream) command(kind C.uint16_t) *C.command {
 func (s *stream) launch(l *launch) error {
 	b := &s.batch
 	size := (len(l.args) + 15) &^ 15
-	spans := len(l.reads) + len(l.writes)
-	if size > argumentBytes || spans > spansMax {
-		return fmt.Errorf("%w: cuda: kernel %s has %d bytes of arguments and %d spans",
-			kernels.ErrDevice, nameOf(l.kernel), len(l.args), spans)
+	if size > argumentBytes {
+		return fmt.Errorf("%w: cuda: kernel %s has %d bytes of arguments", kernels.ErrDevice,
+			l.kernel.name(), len(l.args))
 	}
 	if err := s.dev.reachable(l); err != nil {
 		return err
 	}
-	if b.argsUsed+size > argumentBytes || s.dev.declares && b.spansUsed+spans > spansMax {
+	function, err := s.dev.function(l.kernel)
+	if err != nil {
+		return err
+	}
+	spans := len(l.reads) + len(l.writes)
+	if b.argsUsed+size > argumentBytes || s.dev.declares && b.spansUsed+spans > len(b.spans) {
 		s.flush()
+	}
+	if s.dev.declares && spans > len(b.spans) {
+		if err := b.growSpans(2 * spans); err != nil {
+			return err
+		}
 	}
 	c := s.command(C.C_LAUNCH)
 	args := b.arguments[b.argsUsed:][:len(l.args)]
 	copy(args, l.args)
 	b.argsUsed += size
-	c.object = s.dev.functions[l.kernel]
-	c.args, c.bytes = address(args), C.uint64_t(len(args))
+	c.object = function
+	c.args, c.bytes = hostAddress(args), C.uint64_t(len(args))
 	for i := range 3 {
 		c.grid[i], c.block[i] = C.uint32_t(l.grid[i]), C.uint32_t(l.block[i])
 	}
 	c.shared = C.uint32_t(l.shared)
 	if s.dev.declares {
-		c.spans = C.uint64_t(uintptr(unsafe.Pointer(&b.spans[b.spansUsed:][:1][0])))
-		c.span_count = C.uint16_t(spans)
+		c.spans = C.uint64_t(uintptr(unsafe.Pointer(unsafe.SliceData(b.spans[b.spansUsed:]))))
+		c.span_count = C.uint32_t(spans)
 		s.declare(l.reads, 0)
 		s.declare(l.writes, 1)
 	}
@@ -288,11 +310,7 @@ func (s *stream) flush() {
 func (s *stream) describe(c *C.command) string {
 	switch c.kind {
 	case C.C_LAUNCH:
-		for k, f := range s.dev.functions {
-			if f == c.object {
-				return fmt.Sprintf("launching kernel %s", nameOf(kernelID(k)))
-			}
-		}
+		return "launching " + s.dev.nameOf(c.object)
 	case C.C_COPY_IN:
 		return fmt.Sprintf("copying %d bytes to the device", uint64(c.bytes))
 	case C.C_COPY_OUT:

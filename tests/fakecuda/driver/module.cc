@@ -149,18 +149,6 @@ static bool known(const World &w, const Kernel *k)
 	return false;
 }
 
-EXPORT int cuFuncSetAttribute(Kernel *k, int attribute, int value)
-{
-	Call call("cuFuncSetAttribute", true);
-	if (call.code != OK)
-		return call.code;
-	uint32_t most = (call.w.capability >= 90 ? 227 : 163) << 10;
-	if (!known(call.w, k) || attribute != 8 || value < 0 || uint32_t(value) > most)
-		return INVALID_VALUE;
-	k->shared_max = value;
-	return OK;
-}
-
 // fakecuda_access tells what the next launch on a stream reads or writes.
 EXPORT void fakecuda_access(Stream *s, uint64_t at, uint64_t bytes, int write)
 {
@@ -181,9 +169,8 @@ static std::string refusal(const Kernel &k, const uint32_t grid[3], const uint32
 		grid[2] > 65535)
 		return "a grid of " + std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " +
 			std::to_string(grid[2]);
-	if (shared > k.shared_max)
-		return std::to_string(shared) + " bytes of shared memory, " + std::to_string(k.shared_max) +
-			" were asked for";
+	if (shared > shared_max)
+		return std::to_string(shared) + " bytes of shared memory, which must be asked for";
 	if (argument_bytes != k.argument_bytes)
 		return std::to_string(argument_bytes) + " bytes of arguments, the kernel has " +
 			std::to_string(k.argument_bytes);

@@ -116,9 +116,11 @@ struct Kernel {
 	std::string name;
 	uint64_t argument_bytes = 0;
 	uint32_t threads_max = 1024;
-	uint32_t shared_max = 48 << 10; // dynamic, until the attribute is set
 	struct Module *module = nullptr;
 };
+
+// shared_max is the dynamic shared memory of a block that needs no asking.
+constexpr uint32_t shared_max = 48 << 10;
 
 struct Module {
 	Context *context;
