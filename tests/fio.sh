@@ -37,7 +37,7 @@ by_fio() {
 		--ioengine=io_uring --fixedbufs=1 --registerfiles=1 --iodepth="$depth" --norandommap \
 		--randrepeat=0 --time_based --runtime="$each" --output-format=terse --terse-version=3 |
 		awk -F';' '$1 == 3 { speed = $7 * 1024 / 1e6; sub("%", "", $88); sub("%", "", $89)
-			print speed, speed > 0 ? ($88 + $89) / speed * 2000 : 0 }'
+			print speed, (speed ? ($88 + $89) / speed * 2000 : 0) }'
 }
 by_moering() {
 	MOERING_READER_FILE=$file MOERING_READER_BYTES=$size MOERING_READER_DEPTH=$depth \

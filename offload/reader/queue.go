@@ -17,10 +17,9 @@ type queue struct {
 	timeout time.Duration
 	waits   int // requests that may wait in a line
 	now     func() time.Time
-	wake    func() // wakes the reader out of its sleep; nil if it waits on work
+	wake    func() // wakes the reader out of its sleep; nil for a pool, which waits for work
 
 	mu       sync.Mutex
-	work     sync.Cond // for pools: a request came, or the queue was closed
 	quiet    sync.Cond // for drain: something ended
 	lanes    []lane
 	pieces   []piece // the places of all lanes
@@ -36,11 +35,12 @@ type queue struct {
 func newQueue(names []string, laneOf []int, devices []device, align int, o Options) *queue {
 	q := &queue{names: names, laneOf: laneOf, align: align, timeout: o.Timeout,
 		waits: o.QueueRequests, now: o.Now, lanes: make([]lane, len(devices))}
-	q.work.L, q.quiet.L = &q.mu, &q.mu
+	q.quiet.L = &q.mu
 	for i, d := range devices {
 		l := &q.lanes[i]
 		l.stats = DeviceStats{Name: d.name, Files: d.files, Depth: d.depth,
 			ChunkBytes: max(d.chunk, align), ProbeBytesPerSecond: d.rate}
+		l.work.L = &q.mu
 		for c := range l.lines {
 			l.lines[c].room.L = &q.mu
 		}
@@ -92,13 +92,16 @@ func (q *queue) push(r *Request) error {
 		return err
 	}
 	line.push(r)
+	pieces := (r.state.want-1)/r.state.piece + 1
 	wake := q.sleeping && len(l.free) > 0 // else the end of a piece wakes the reader
 	if wake {
 		q.sleeping = false
 	}
 	q.mu.Unlock()
 	if q.wake == nil {
-		q.work.Broadcast() // one request may be work for all
+		for range min(pieces, l.stats.Depth) {
+			l.work.Signal()
+		}
 	} else if wake {
 		q.wake()
 	}
@@ -188,14 +191,15 @@ func (q *queue) take() (p *piece, closed bool) {
 func (q *queue) wait(lane int) *piece {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	l := &q.lanes[lane]
 	for {
-		if p := q.cut(&q.lanes[lane]); p != nil {
+		if p := q.cut(l); p != nil {
 			return p
 		}
 		if q.closed {
 			return nil
 		}
-		q.work.Wait()
+		l.work.Wait()
 	}
 }
 

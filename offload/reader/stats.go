@@ -1,6 +1,9 @@
 package reader
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // CPUUnknown is Stats.CPUNanos of a reader that has no thread of its own.
 const CPUUnknown = -1
@@ -66,7 +69,8 @@ type DeviceStats struct {
 // queue's mutex guards it.
 type lane struct {
 	lines [ClassCount]line
-	free  []int32 // pieces of the queue that are not in use, of the depth that are the lane's
+	free  []int32   // pieces of the queue that are not in use, of the depth that are the lane's
+	work  sync.Cond // for pools: a piece waits, or the queue was closed
 	stats DeviceStats
 	busy  time.Time // since when a piece has been in flight
 }

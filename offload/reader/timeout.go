@@ -87,6 +87,7 @@ func (q *queue) shut() {
 	first := !q.closed
 	q.closed = true
 	for i := range q.lanes {
+		q.lanes[i].work.Broadcast()
 		for c := range q.lanes[i].lines {
 			line := &q.lanes[i].lines[c]
 			line.room.Broadcast()
@@ -98,7 +99,6 @@ func (q *queue) shut() {
 		}
 	}
 	q.mu.Unlock()
-	q.work.Broadcast()
 	if first && q.wake != nil {
 		q.wake()
 	}

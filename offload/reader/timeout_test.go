@@ -276,3 +276,40 @@ func TestAStrandedReadIsNotContinued(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// closeWhileHanging closes a reader with a read in flight that is never answered: the read runs out
+// of time all the same, and Close returns after Done, however long that takes.
+func closeWhileHanging(t *testing.T, submit func(*Request) error, closes func() error,
+	flying func() bool) {
+	t.Helper()
+	r, e := watched(1)
+	var returned atomic.Bool
+	done := r.Done
+	r.Done = func(r *Request, err error) {
+		time.Sleep(30 * time.Millisecond) // longer than CloseWait
+		done(r, err)
+		returned.Store(true)
+	}
+	if err := submit(r); err != nil {
+		t.Fatal(err)
+	}
+	for !flying() {
+		time.Sleep(time.Millisecond)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- closes() }()
+	if err := receive(t, closed); !errors.Is(err, ErrStranded) || !returned.Load() {
+		t.Errorf("close: %v, Done has returned: %v", err, returned.Load())
+	}
+	if err := receive(t, e.done); !errors.Is(err, ErrTimeout) || !errors.Is(err, ErrStranded) {
+		t.Error(err)
+	}
+}
+
+func TestCloseOfAHangingPoolReturns(t *testing.T) {
+	g := &gate{open: make(chan struct{})}
+	w, _ := poolOver(t, g, 2, Options{Timeout: 30 * time.Millisecond, CloseWait: time.Millisecond})
+	closeWhileHanging(t, w.queue.push, w.close, func() bool { return g.waiting.Load() > 0 })
+	close(g.open)
+	<-w.ended
+}

@@ -232,3 +232,11 @@ func TestTheThreadsProcessorTimeIsKnown(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestCloseOfAHangingRingReturns(t *testing.T) {
+	u, write := uringOver(t, Options{Timeout: 30 * time.Millisecond, noCancels: true,
+		CloseWait: time.Millisecond})
+	closeWhileHanging(t, u.Submit, u.Close, func() bool { return u.Stats().InFlight > 0 })
+	write(Align)
+	<-u.ended
+}
