@@ -22,7 +22,7 @@ typedef struct {
 // Heads that share the reads of keys, and vectors of values that are summed at a time: registers hold
 // the sums.
 #if ROWS_MAX == 8
-enum { HEADS = 4, WIDTH = 4 };
+enum { HEADS = 8, WIDTH = 2 };
 #else
 enum { HEADS = 2, WIDTH = 2 };
 #endif
@@ -55,7 +55,7 @@ INLINE void transpose(int type, const uint8_t *keys, int64_t row_bytes, int n, i
 			row[i] = keys + (j + i < n ? j + i : n - 1) * row_bytes;
 		for (d = 0; d < whole; d += L) {
 			VF v[4];
-UNROLL(4)
+UNROLL(8)
 			for (int i = 0; i < 4; i++)
 				v[i] = widen(type, row[i], d);
 			vf_store_columns(v, to + (int64_t)d * RUN + j, RUN);
@@ -91,7 +91,7 @@ INLINE void scores(int nr, head *const *h, const float *kt, int dim, float scale
                    float *factor)
 {
 	VF s[HEADS][RUN_PARTS];
-UNROLL(4)
+UNROLL(8)
 	for (int r = 0; r < nr; r++)
 UNROLL(8)
 		for (int v = 0; v < RUN_PARTS; v++)
@@ -101,7 +101,7 @@ UNROLL(8)
 UNROLL(8)
 		for (int v = 0; v < RUN_PARTS; v++)
 			k[v] = vf_load(kt + L * v);
-UNROLL(4)
+UNROLL(8)
 		for (int r = 0; r < nr; r++) {
 			VF q = vf_set1(h[r]->q[d]);
 UNROLL(8)
@@ -109,7 +109,7 @@ UNROLL(8)
 				s[r][v] = vf_fma(k[v], q, s[r][v]);
 		}
 	}
-UNROLL(4)
+UNROLL(8)
 	for (int r = 0; r < nr; r++) {
 UNROLL(8)
 		for (int v = 0; v < RUN_PARTS; v++)
@@ -119,7 +119,7 @@ UNROLL(8)
 		for (int i = h[r]->hi; i < RUN; i++)
 			p[r][i] = -__builtin_inff();
 		VF t[PARTS];
-UNROLL(4)
+UNROLL(8)
 		for (int v = 0; v < PARTS; v++)
 			t[v] = vf_max(vf_load(p[r] + L * v), vf_load(p[r] + TILE + L * v));
 		float top = vf_max16(t);
@@ -127,7 +127,7 @@ UNROLL(4)
 		if (top == -__builtin_inff())
 			top = 0; // nothing but -inf so far: exp(-inf - 0) is 0
 		VF minus = vf_set1(-top);
-UNROLL(4)
+UNROLL(8)
 		for (int v = 0; v < PARTS; v++) {
 			VF a = vf_exp(vf_add(vf_load(p[r] + L * v), minus));
 			VF b = vf_exp(vf_add(vf_load(p[r] + TILE + L * v), minus));
@@ -150,28 +150,28 @@ INLINE void add_values(int nr, int width, head *const *h, const float *factor, f
                        const float *v, int dim, int d, int lo, int hi)
 {
 	VF o[HEADS][WIDTH];
-UNROLL(4)
+UNROLL(8)
 	for (int r = 0; r < nr; r++)
-UNROLL(4)
+UNROLL(8)
 		for (int i = 0; i < width; i++)
 			o[r][i] = vf_mul(vf_load(h[r]->o + d + L * i), vf_set1(factor[r]));
 	v += (int64_t)lo * dim + d;
 	for (int j = lo; j < hi; j++, v += dim) {
 		VF w[WIDTH];
-UNROLL(4)
+UNROLL(8)
 		for (int i = 0; i < width; i++)
 			w[i] = vf_load(v + L * i);
-UNROLL(4)
+UNROLL(8)
 		for (int r = 0; r < nr; r++) {
 			VF q = vf_set1(p[r][j]);
-UNROLL(4)
+UNROLL(8)
 			for (int i = 0; i < width; i++)
 				o[r][i] = vf_fma(q, w[i], o[r][i]);
 		}
 	}
-UNROLL(4)
+UNROLL(8)
 	for (int r = 0; r < nr; r++)
-UNROLL(4)
+UNROLL(8)
 		for (int i = 0; i < width; i++)
 			vf_store(h[r]->o + d + L * i, o[r][i]);
 }

@@ -61,6 +61,7 @@ type Result struct {
 	Operations  float64 `json:"operations"` // a multiply-add counts as two
 	Repetitions int     `json:"repetitions"`
 	Seconds     float64 `json:"seconds"`
+	SecondsBest float64 `json:"seconds_best"`
 	BytesPerS   float64 `json:"bytes_per_s"`
 	OpsPerS     float64 `json:"operations_per_s"`
 	ReadLimit   float64 `json:"read_limit_bytes_per_s"`
@@ -258,7 +259,7 @@ func (w *work) run(d *cpu.Device, r *Result) error {
 		mathShares = append(mathShares, w.operations/s/math)
 		before = after
 	}
-	r.Seconds = median(seconds)
+	r.Seconds, r.SecondsBest = median(seconds), slices.Min(seconds)
 	r.BytesPerS, r.OpsPerS = float64(w.bytes)/r.Seconds, w.operations/r.Seconds
 	r.ReadLimit, r.MathLimit = median(reads), median(maths)
 	r.ReadShare, r.MathShare = median(readShares), median(mathShares)
