@@ -109,6 +109,8 @@ type SimulateOptions struct {
 	// Counts is the static policy's profile; nil: the trace's own, which is hindsight.
 	Counts []uint32
 	Skip   int // passes at the beginning that fill the cache and are not counted
+	// NoSweep keeps passes of many rows in the latency regime too; see SwitchRows.
+	NoSweep bool
 
 	Bandwidth float64 // of the disk, bytes a second
 	Latency   float64 // of a read, seconds
@@ -126,6 +128,7 @@ type SimulateResult struct {
 	Groups        int     `json:"groups"`
 	Predict       bool    `json:"predict"`
 	Passes        int     `json:"passes"`
+	SweepPasses   int     `json:"sweep_passes"` // of them, in the throughput regime
 	Tokens        int64   `json:"tokens"`
 	Uses          int64   `json:"uses"` // groups wanted, each once a layer and pass
 	Hits          int64   `json:"hits"` // in the cache without prediction's help
@@ -149,7 +152,7 @@ type SimulateResult struct {
 const depthDefault = 8
 
 // Simulate replays a trace: caches, reads and arithmetic of every layer of every pass, in simulated
-// seconds. The disk serves one byte stream at Bandwidth, with Depth reads under way; a layer
+// seconds. Passes of SwitchRows rows or more run in the throughput regime. The disk serves one byte stream at Bandwidth, with Depth reads under way; a layer
 // computes what is there while it reads what is not, in the order of arrival; guesses are read when
 // no demand waits, until the next router speaks. It is deterministic.
 func Simulate(t *Trace, o SimulateOptions) (SimulateResult, error) {
@@ -177,6 +180,7 @@ type simulation struct {
 	policy    Policy
 	predictor *Predictor
 	disk      disk
+	sweep     sweeper
 	now       float64 // the compute stream
 	began     float64
 	guessed   []guessed // in the cache for the next layer
@@ -238,6 +242,8 @@ func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
 	o.Predictor.Layers, o.Predictor.Experts, o.Predictor.Ranks = t.Shape.Layers, t.Shape.Experts,
 		t.Shape.TopK
 	s.predictor = NewPredictor(o.Predictor)
+	s.sweep = sweeper{free: make([]float64, max(o.Ring, ringSectionsMin)),
+		used: make([]bool, t.Shape.Experts)}
 	s.disk = disk{bandwidth: o.Bandwidth, latency: o.Latency, done: make([]float64, o.Depth)}
 	return s, nil
 }
@@ -259,6 +265,12 @@ func (s *simulation) restart() {
 func (s *simulation) pass(layers []tracedLayer, rows int) {
 	s.r.Passes++
 	s.r.Tokens += int64(rows)
+	if RegimeOf(rows, s.t.Shape.Experts, s.t.Shape.TopK) == Throughput && !s.o.NoSweep {
+		s.r.SweepPasses++
+		s.sweepPass(layers)
+		return
+	}
+	s.sweep.on = false
 	for i := range layers {
 		s.now += s.o.PassSeconds / float64(len(layers))
 		s.layer(&layers[i])

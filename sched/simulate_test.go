@@ -143,7 +143,8 @@ func TestSweepsDoNotFlood(t *testing.T) {
 	}
 	trace := makeTrace(t, s, passes, nil)
 	for _, name := range append(PolicyNames(), Optimum) {
-		r := simulate(t, trace, SimulateOptions{Policy: name, Places: 12, Skip: 5})
+		r := simulate(t, trace, SimulateOptions{Policy: name, Places: 12, Skip: 5,
+			NoSweep: true})
 		floods := name == "lru" || name == "clock" || name == "stale"
 		if least := 0.4; !floods && r.HitRate < least {
 			t.Errorf("%s: hit rate %.2f, want %.2f", name, r.HitRate, least)
@@ -221,5 +222,29 @@ func TestReadTraceGivesWhatWasNotCutOff(t *testing.T) {
 		if _, err := Simulate(trace, o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
+	}
+}
+
+// In the throughput regime reading never waits for a router: a pass takes as long as the busier of
+// disk and arithmetic, and what is in the cache stays there.
+func TestSweepKeepsTheDiskBusy(t *testing.T) {
+	s := TraceShape{Layers: 4, Experts: 8, TopK: 8, GroupBytes: 1000}
+	layer := []int32{0, 1, 2, 3, 4, 5, 6, 7}
+	var passes [][][]int32
+	for range 20 {
+		passes = append(passes, [][]int32{layer, layer, layer, layer})
+	}
+	trace := makeTrace(t, s, passes, nil)
+	o := SimulateOptions{Policy: "reuse", Places: 16, Ring: 4, Bandwidth: 1e6, PassSeconds: 4e-3,
+		GroupSeconds: 1e-4, Skip: 1}
+	r := simulate(t, trace, o)
+	// 16 of 32 groups are read in a pass, 1 ms each; arithmetic takes 4 ms and 32 times 0.1 ms.
+	if want := 19 * 16e-3; r.SweepPasses != 19 || r.HitRate != 0.5 || r.Seconds > 1.05*want ||
+		r.Seconds < 0.95*want {
+		t.Errorf("%.4f s, want %.4f: %+v", r.Seconds, want, r)
+	}
+	o.NoSweep = true
+	if n := simulate(t, trace, o); n.Seconds < 1.1*r.Seconds || n.SweepPasses != 0 {
+		t.Errorf("by demand %.4f s, read ahead %.4f", n.Seconds, r.Seconds)
 	}
 }

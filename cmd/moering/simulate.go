@@ -22,6 +22,7 @@ type simulateCommand struct {
 	Prefetch string        `enum:"on,off,both" default:"off" help:"Read guesses ahead: on, off, both."`
 	Skip     int           `placeholder:"N" help:"Passes that fill the cache and are not counted."`
 	Counts   string        `name:"profile-trace" placeholder:"FILE" help:"Trace that the static policy takes its counts from (default: the same, in hindsight)."`
+	Sweep    bool          `default:"true" negatable:"" help:"Passes that hit nearly every expert read all of them ahead, in a fixed order."`
 	Disk     size          `name:"bandwidth" placeholder:"SIZE" help:"What the disk reads in a second; without it, no seconds are told."`
 	Latency  time.Duration `default:"100us" help:"Of a read."`
 	Depth    int           `default:"8" help:"Reads at a time."`
@@ -48,7 +49,8 @@ func (c *simulateCommand) Run(a *app, ctx *runContext) error {
 	if err != nil {
 		return err
 	}
-	o := engine.SimulateOptions{Ring: c.Ring, Skip: c.Skip, Bandwidth: float64(c.Disk), Depth: c.Depth,
+	o := engine.SimulateOptions{Ring: c.Ring, Skip: c.Skip, NoSweep: !c.Sweep,
+		Bandwidth: float64(c.Disk), Depth: c.Depth,
 		PassSeconds: c.PassTime.Seconds(), GroupSeconds: c.Group.Seconds(), RowSeconds: c.Row.Seconds()}
 	if c.Disk > 0 {
 		o.Latency = c.Latency.Seconds()
