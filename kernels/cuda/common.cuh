@@ -13,6 +13,7 @@
 #else
 
 #define MR_FN static __device__ __forceinline__
+#define MR_FN_LARGE static __device__ __noinline__
 #define MR_FN_MEMBER __device__ __forceinline__
 #define MR_ARGS __grid_constant__ // read where they are, by any index
 #define MR_UNROLL _Pragma("unroll")

@@ -245,8 +245,9 @@ MR_FN void mr_values(const uint32_t *w, uint32_t at, uint32_t k, float out[8])
 	}
 }
 
-// mr_values_any is mr_values for a block format that is known when the kernel runs.
-MR_FN void mr_values_any(int type, const uint32_t *w, uint32_t at, uint32_t k, float out[8])
+// mr_values_any is mr_values for a block format that is known when the kernel runs; not inlined, for
+// it is large and few want it.
+MR_FN_LARGE void mr_values_any(int type, const uint32_t *w, uint32_t at, uint32_t k, float out[8])
 {
 	switch (type) {
 	case MR_Q4_0: return mr_values<MR_Q4_0>(w, at, k, out);

@@ -29,8 +29,8 @@
 #define MR_ROWS 8     // of a matrix instruction
 #define MR_STEP 64    // elements of a row of x that are staged at once, by many rows
 
-// mr_plan holds the sizes that follow from a format; kernels/cuda/launch.go has the same for the
-// size of shared memory, and a test compares.
+// mr_plan holds the sizes that follow from a format. sharedOf in launch_products.go adds them up to
+// the shared memory of a launch; the player finds a sum that is too small.
 template <int TYPE, int XP> struct mr_plan {
 	// elements of a chunk, which is staged at once; the largest, where the format is not known
 	static constexpr int CHUNK = mr_block_size(TYPE) == 1 ? 64 :
@@ -279,18 +279,23 @@ MR_FN void mr_product_split(const mr_cuda_product_args &a)
 		mr_store(job, o0 + threadIdx.x / MR_ROWS, n0 + j * MR_ROWS + threadIdx.x % MR_ROWS, total[j]);
 }
 
-// mr_stage_x issues the copies of MR_STEP elements of the block's rows. A row's units of 16 bytes
-// change halves in odd rows, so that a quarter of a warp reads all banks.
+// mr_stage_x issues the copies of MR_STEP elements of the block's rows, of which a thread has every
+// sixteenth. A row's units of 16 bytes change halves in odd rows, so that a quarter of a warp reads all
+// banks.
 template <int XP, int NT>
-MR_FN void mr_stage_x(const mr_cuda_product_args &a, const mr_cuda_job &job, int n0, int k,
+MR_FN void mr_stage_x(const uint64_t rows[NT / 2], uint64_t piece_bytes, int k,
 	unsigned char *to)
 {
 	constexpr int UNITS = MR_STEP * 2 / 16, N = MR_ROWS * NT;
-	for (int i = threadIdx.x; i < XP * N * UNITS; i += MR_PRODUCT_THREADS) {
-		int u = i % UNITS, n = i / UNITS % N, p = i / UNITS / N;
-		mr_copy_async(to + ((p * N + n) * UNITS + (u ^ n % 2 * 4)) * 16,
-			mr_x_row(a, job, n0 + n) + p * a.x_piece_bytes + k * 2 + 16 * u, 16);
-	}
+	int u = threadIdx.x % UNITS;
+	MR_UNROLL
+	for (int p = 0; p < XP; p++)
+		MR_UNROLL
+		for (int i = 0; i < NT / 2; i++) {
+			int n = threadIdx.x / UNITS + MR_PRODUCT_THREADS / UNITS * i;
+			mr_copy_async(to + ((p * N + n) * UNITS + (u ^ n % 2 * 4)) * 16,
+				rows[i] + p * piece_bytes + k * 2 + 16 * u, 16);
+		}
 }
 
 // mr_product_tile is the kernel for many rows: a block has 64 outputs, 16 a warp, and 8*NT rows,
@@ -316,8 +321,13 @@ MR_FN void mr_product_tile(const mr_cuda_product_args &a)
 		for (int i = 0; i < 4; i++)
 			total[j][i] = 0.0f;
 
+	static_assert(NT % 2 == 0, "a thread stages every sixteenth row");
+	uint64_t x_row[NT / 2];
+	MR_UNROLL
+	for (int i = 0; i < NT / 2; i++)
+		x_row[i] = mr_x_row(a, job, n0 + threadIdx.x / UNITS + MR_PRODUCT_THREADS / UNITS * i);
 	mr_stage<TYPE, XP>(w, 0, stage);
-	mr_stage_x<XP, NT>(a, job, n0, 0, x_stage);
+	mr_stage_x<XP, NT>(x_row, a.x_piece_bytes, 0, x_stage);
 	mr_copies_commit();
 	mr_sums<XP, NT> s;
 	for (int k = 0; k < w.inputs; k += MR_STEP) {
@@ -327,7 +337,8 @@ MR_FN void mr_product_tile(const mr_cuda_product_args &a)
 		if (c == 0 && k + w.chunk < w.inputs)
 			mr_stage<TYPE, XP>(w, k + w.chunk, stage + (chunk + 1) % 2 * plan::STAGE);
 		if (k + MR_STEP < w.inputs)
-			mr_stage_x<XP, NT>(a, job, n0, k + MR_STEP, x_stage + (step + 1) % 2 * X_STAGE);
+			mr_stage_x<XP, NT>(x_row, a.x_piece_bytes, k + MR_STEP,
+				x_stage + (step + 1) % 2 * X_STAGE);
 		mr_copies_commit();
 		if (k % plan::SPAN == 0)
 			s.clear();

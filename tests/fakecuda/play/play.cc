@@ -173,34 +173,61 @@ void barrier()
 			m->fibers[i].state = READY;
 }
 
+typedef double doubles __attribute__((vector_size(32)));
+typedef float floats __attribute__((vector_size(16)));
+typedef int32_t ints __attribute__((vector_size(16)));
+typedef int64_t longs __attribute__((vector_size(32)));
+
+// toward_zero rounds sums to float32 toward zero: to nearest, and one step back where that went up.
+static inline floats toward_zero(const doubles &sum)
+{
+	const int64_t most = INT64_MAX;
+	const longs magnitude = {most, most, most, most};
+	floats f = __builtin_convertvector(sum, floats);
+	doubles rounded = __builtin_convertvector(f, doubles);
+	rounded = (doubles)((longs)rounded & magnitude);
+	longs up = (rounded > (doubles)((longs)sum & magnitude)) & (rounded - rounded == 0);
+	return (floats)((ints)f + __builtin_convertvector(up, ints)); // -1 where it went up
+}
+
 // multiply is mma.sync.m16n8k16 of the fragments in the slots: a result is the sum of the exact
 // products and d, rounded toward zero, which is the worst that matrix units are known to do with it
 // (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores, 2021).
 static void multiply(warp &w, uint32_t parity)
 {
-	float a[16][16], b[16][8];
+	double a[16][16], b[16][8], d[16][8];
 	for (uint32_t l = 0; l < WARP; l++) {
 		uint32_t g = l / 4, t = l % 4;
 		const uint32_t *s = w.slots[parity][l];
-		for (uint32_t i = 0; i < 8; i++) // a0,a1: row g, a2,a3: g+8, then the same 8 columns on
-			a[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] = bf16(s[i / 2] >> i % 2 * 16 & 0xffff);
-		for (uint32_t i = 0; i < 4; i++)
-			b[2 * t + i % 2 + i / 2 * 8][g] = bf16(s[4 + i / 2] >> i % 2 * 16 & 0xffff);
-	}
-	for (uint32_t row = 0; row < 16; row++) {
-		double sum[8];
-		for (uint32_t n = 0; n < 8; n++)
-			sum[n] = w.results[parity][row % 8 * 4 + n / 2][row / 8 * 2 + n % 2];
-		for (uint32_t k = 0; k < 16; k++)
-			for (uint32_t n = 0; n < 8; n++)
-				sum[n] += (double)a[row][k] * b[k][n];
-		for (uint32_t n = 0; n < 8; n++) {
-			float f = (float)sum[n];
-			if (std::fabs((double)f) > std::fabs(sum[n]) && std::fabs(sum[n]) < HUGE_VAL)
-				f = std::nextafterf(f, 0.0f);
-			w.results[parity][row % 8 * 4 + n / 2][row / 8 * 2 + n % 2] = f;
+		for (uint32_t i = 0; i < 4; i++) { // a0: row g, a1: row g+8; a2, a3: 8 columns on
+			a[g + i % 2 * 8][2 * t + i / 2 * 8] = bf16(s[i] & 0xffff);
+			a[g + i % 2 * 8][2 * t + i / 2 * 8 + 1] = bf16(s[i] >> 16);
 		}
+		for (uint32_t i = 0; i < 2; i++) {
+			b[2 * t + i * 8][g] = bf16(s[4 + i] & 0xffff);
+			b[2 * t + i * 8 + 1][g] = bf16(s[4 + i] >> 16);
+		}
+		for (uint32_t i = 0; i < 4; i++) // d0, d1: row g, d2, d3: row g+8
+			d[g + i / 2 * 8][2 * t + i % 2] = w.results[parity][l][i];
 	}
+	float out[16][8];
+	for (uint32_t row = 0; row < 16; row++) {
+		doubles left, right, x, y;
+		memcpy(&left, d[row], sizeof left);
+		memcpy(&right, d[row] + 4, sizeof right);
+		for (uint32_t k = 0; k < 16; k++) {
+			memcpy(&x, b[k], sizeof x);
+			memcpy(&y, b[k] + 4, sizeof y);
+			left += a[row][k] * x;
+			right += a[row][k] * y;
+		}
+		floats f = toward_zero(left), g = toward_zero(right);
+		memcpy(out[row], &f, sizeof f);
+		memcpy(out[row] + 4, &g, sizeof g);
+	}
+	for (uint32_t l = 0; l < WARP; l++)
+		for (uint32_t i = 0; i < 4; i++)
+			w.results[parity][l][i] = out[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
 }
 
 uint32_t collect(collective kind, const uint32_t *words, int count)

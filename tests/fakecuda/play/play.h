@@ -26,6 +26,7 @@
 
 // What CUDA C++ has built in, as far as the kernels use it.
 #define MR_FN static inline
+#define MR_FN_LARGE static
 #define MR_FN_MEMBER inline
 #define MR_ARGS
 #define MR_UNROLL
