@@ -118,6 +118,13 @@ struct machine {
 	~machine();
 };
 
+// kernel is a kernel that mr_play_launch finds by name.
+struct kernel {
+	const char *name;
+	uint32_t threads, args_bytes;
+	void (*run)(const void *args);
+};
+
 extern thread_local machine *self;
 
 machine *open_machine(); // NULL: no memory
