@@ -39,8 +39,7 @@ func (c *packCommand) Run(a *app, ctx *runContext) error {
 	p.close()
 	if err != nil {
 		if done > 0 && !errors.Is(err, engine.ErrUsage) {
-			fmt.Fprintf(a.stderr, "moering: %s of %s were written and stay beside the target; the same "+
-				"command goes on from there\n", formatBytes(float64(done)), formatBytes(float64(total)))
+			fmt.Fprintln(a.stderr, resumable(done, total))
 		}
 		return err
 	}
@@ -52,6 +51,12 @@ func (c *packCommand) Run(a *app, ctx *runContext) error {
 		}{r, seconds})
 	}
 	return a.printPacked(c.Target, r, seconds)
+}
+
+// resumable says what an interrupted pack leaves.
+func resumable(done, total int64) string {
+	return fmt.Sprintf("moering: %s of %s were written and stay beside the target; the same command "+
+		"goes on from there", formatBytes(float64(done)), formatBytes(float64(total)))
 }
 
 func (a *app) printPacked(path string, r engine.PackReport, seconds float64) error {
