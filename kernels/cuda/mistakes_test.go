@@ -14,24 +14,30 @@ import (
 // The mistakes that a GPU would answer with wrong numbers now and then are errors on the stand-in,
 // every time.
 
+// read enqueues a kernel that copies a section of n float32 values to out.
+func read(s *stream, section, out, index *kernels.Buffer) {
+	s.Run(&kernels.GatherRows{X: section.All(), Index: index.All(), Out: out.All(), Rows: 1,
+		Dim: int(out.Bytes / 4)})
+}
+
 func TestAPlantedMissingWaitIsCaught(t *testing.T) {
 	for _, wait := range []bool{true, false} {
 		t.Run(fmt.Sprintf("waiting %v", wait), func(t *testing.T) {
 			p := play(t)
 			d := p.open(Options{})
 			loader, compute := newStream(t, d, "loader"), newStream(t, d, "compute")
-			section, in, out := alloc(t, d, 5000), pin(t, d, 5000), pin(t, d, 5000)
+			section, in, out := alloc(t, d, 5000), pin(t, d, 5000), alloc(t, d, 5000)
 			loader.Copy(section.All(), in.All())
 			e := loader.Record()
 			if wait {
 				compute.Wait(e)
 			}
-			compute.Copy(out.All(), section.All())
+			read(compute, section, out, alloc(t, d, 4))
 			err := compute.Sync()
 			if wait && err != nil {
 				t.Error(err)
 			} else if !wait {
-				p.expect(err, "missing wait: the copy to the host")
+				p.expect(err, "missing wait: kernel mr_gather_rows on stream 3 reads 5000 bytes")
 			}
 		})
 	}
@@ -44,10 +50,10 @@ func TestAPlantedEarlyReuseOfASectionIsCaught(t *testing.T) {
 			p := play(t)
 			d := p.open(Options{})
 			loader, compute := newStream(t, d, "loader"), newStream(t, d, "compute")
-			section, in, out := alloc(t, d, 5000), pin(t, d, 5000), pin(t, d, 5000)
+			section, in, out := alloc(t, d, 5000), pin(t, d, 5000), alloc(t, d, 5000)
 			loader.Copy(section.All(), in.All())
 			compute.Wait(loader.Record())
-			compute.Copy(out.All(), section.All())
+			read(compute, section, out, alloc(t, d, 4))
 			released := compute.Record()
 			if wait {
 				loader.Wait(released)
@@ -57,7 +63,7 @@ func TestAPlantedEarlyReuseOfASectionIsCaught(t *testing.T) {
 			if wait && err != nil {
 				t.Error(err)
 			} else if !wait {
-				p.expect(err, "missing wait: the copy to the device")
+				p.expect(err, "missing wait: the copy to the device on stream 2 writes 5000 bytes")
 			}
 		})
 	}
@@ -129,6 +135,56 @@ func TestAPlantedPageableCopyIsCaught(t *testing.T) {
 			}
 			d.forget(h)
 		})
+	}
+}
+
+// What a GPU would refuse at the launch, or answer with an illegal address.
+func TestPlantedLaunchesThatAGPURefusesAreCaught(t *testing.T) {
+	for want, spoil := range map[string]func(*launch){
+		"blocks of 2048 threads":                  func(l *launch) { l.block[0] = 2048 },
+		"a grid of 1 x 65536 x 1":                 func(l *launch) { l.grid[1] = 65536 },
+		"49156 bytes of shared memory":            func(l *launch) { l.shared = sharedBytesMax + 4 },
+		"bytes of arguments, the kernel has":      func(l *launch) { l.args = l.args[:len(l.args)-8] },
+		"says nothing of the memory":              func(l *launch) { l.reads, l.writes = nil, nil },
+		"which are not allocated":                 func(l *launch) { l.writes = []kernels.Span{beyond(l)} },
+		"the block is not of the kernel's number": func(l *launch) { l.block[0] = 32 },
+	} {
+		t.Run(want, func(t *testing.T) {
+			p := play(t)
+			d := p.open(Options{})
+			s := newStream(t, d, "s")
+			x := alloc(t, d, 256).All()
+			plan := planner{declare: true}
+			launches := plan.plan(&kernels.RMSNorm{X: x, Out: x, Gain: alloc(t, d, 256).All(), Rows: 1,
+				Dim: 64, Eps: 1}, nil)
+			spoil(&launches[0])
+			s.mu.Lock()
+			err := s.launch(&launches[0])
+			s.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.expect(s.Sync(), want)
+		})
+	}
+}
+
+// beyond returns memory that ends one byte behind what a launch may write.
+func beyond(l *launch) kernels.Span {
+	s := l.writes[0]
+	s.Bytes++
+	return s
+}
+
+func TestAnOpOnHostMemoryIsRefused(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	x, h := alloc(t, d, 256).All(), pin(t, d, 256).All()
+	s.Run(&kernels.RMSNorm{X: x, Out: x, Gain: h, Rows: 1, Dim: 64, Eps: 1})
+	if err := s.Sync(); !errors.Is(err, kernels.ErrDevice) ||
+		!strings.Contains(err.Error(), "host memory") {
+		t.Error(err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/moering/moering/kernels"
+	"github.com/moering/moering/kernels/quant"
 )
 
 // A chain of copies over several streams, ordered by events alone, arrives, however the streams are
@@ -213,6 +214,69 @@ func TestHammerStreamsAndMarks(t *testing.T) {
 		t.Error(err)
 	}
 	wait.Wait()
+}
+
+// A decode step of ops allocates nothing, neither in Go nor on the device.
+func TestOpsInSteadyStateAllocateNothing(t *testing.T) {
+	p := play(t)
+	p.ask("delays 1 0 0")
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	const dim = 64
+	f := func(n int64) kernels.Span { return alloc(t, d, 4*n).All() }
+	w := kernels.Weight{Data: alloc(t, d, dim*dim/32*34).All(), Type: quant.Q8_0, Rows: dim, Cols: dim}
+	x, y, z := f(4*dim), f(4*dim), f(8*dim)
+	norm := &kernels.RMSNorm{X: x, Out: y, Gain: f(dim), Rows: 4, Dim: dim, Eps: 1}
+	product := &kernels.MatMul{X: y, Rows: 4, Terms: []kernels.Term{{W: w, Out: x}, {W: w, Out: z}}}
+	experts := &kernels.ExpertFFN{X: x, Out: z, Dim: dim, Width: dim, Experts: []kernels.Expert{
+		{Gate: w, Up: w, Down: w, Rows: []int32{0, 2}, Slots: []int32{7, 1}},
+		{Gate: w, Up: w, Down: w, Rows: []int32{3, 1}, Slots: []int32{0, 3}}}}
+	step := func() {
+		for range 3 {
+			s.Run(norm)
+			s.Run(product)
+			s.Run(experts)
+		}
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		step()
+	}
+	before := p.ask("live")
+	if n := testing.AllocsPerRun(2*marksChunk, step); n > 0 {
+		t.Errorf("%v allocations a step", n)
+	}
+	if after := p.ask("live"); after != before {
+		t.Errorf("on the device: %s, before %s", after, before)
+	}
+}
+
+// The upload area is small beside what passes through it, so that it goes round.
+func TestTheUploadAreaGoesRound(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s := newStream(t, d, "s")
+	b, back := alloc(t, d, bounceBytes), pin(t, d, bounceBytes)
+	from, _ := kernels.HostBuffer(bounceBytes)
+	for i := range 3 * uploadBytesLeast / bounceBytes {
+		fill(from.Host, byte(i))
+		s.Copy(b.All(), from.All())
+		if i%3 == 0 {
+			s.Copy(back.All(), b.All())
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			holds(t, back.Host, byte(i))
+		}
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if s.uploads.size != uploadBytesLeast {
+		t.Errorf("the area has grown to %d bytes", s.uploads.size)
+	}
 }
 
 func TestCopiesAndMarksAllocateNothing(t *testing.T) {

@@ -16,6 +16,7 @@ static void fresh(World &w)
 	w.fail_countdown = 0, w.chance_per_million = 0, w.calls = 0;
 	w.seed = 1, w.delay_one_in = 16, w.delay_max_us = 60;
 	w.violations.clear();
+	w.streams_made = 0;
 }
 
 static bool set(World &w, const std::string &key, uint64_t value)

@@ -1,6 +1,7 @@
 // Devices, contexts and errors.
 #include "world.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace fakecuda {
@@ -156,6 +157,12 @@ void World::destroy(std::unique_lock<std::mutex> &lock, Context *c)
 	if (c->dead)
 		reclaim(lock, c);
 	c->broken = OK;
+	for (auto &lost : lost_who) { // what they touched is gone with the context
+		host.resize(std::max<size_t>(host.size(), lost.first + 1));
+		host[lost.first] = std::max(host[lost.first], lost.second);
+		free_who.push_back(lost.first);
+	}
+	lost_who.clear();
 	std::string left;
 	for (Stream *s : streams)
 		left += s->context == c ? ", a stream" : "";

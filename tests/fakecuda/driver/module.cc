@@ -35,29 +35,31 @@ static std::string word(const std::string &text, size_t at)
 	return at == std::string::npos ? "" : text.substr(at, text.find_first_of(" \t\r\n({,", at) - at);
 }
 
-int parse(const std::string &ptx, int version, int capability, Module &m, std::string &log)
-{
-	size_t v = ptx.find(".version"), t = ptx.find(".target");
+// Text is what is read of a module's text.
+struct Text {
 	int major = 0, minor = 0, sm = 0;
 	char arch = 0;
+	std::map<std::string, Kernel> kernels;
+	std::string wrong; // what ptxas would say
+};
+
+static Text read(const std::string &ptx)
+{
+	Text text;
+	size_t v = ptx.find(".version"), t = ptx.find(".target");
 	if (v == std::string::npos || t == std::string::npos ||
-		sscanf(ptx.c_str() + v, ".version %d.%d", &major, &minor) != 2 ||
-		sscanf(ptx.c_str() + t, ".target sm_%d%c", &sm, &arch) < 1) {
-		log = "ptxas fatal : no .version and .target in the first lines";
-		return INVALID_PTX;
+		sscanf(ptx.c_str() + v, ".version %d.%d", &text.major, &text.minor) != 2 ||
+		sscanf(ptx.c_str() + t, ".target sm_%d%c", &text.sm, &text.arch) < 1) {
+		text.wrong = "ptxas fatal : no .version and .target in the first lines";
+		return text;
 	}
-	// ISA 7.x came with CUDA 11.x, 8.x with 12.x, 9.x with 13.x.
-	if ((major + 4) * 1000 + minor * 10 > version)
-		return UNSUPPORTED_PTX;
-	if (sm > capability || (arch == 'a' && sm != capability))
-		return NO_BINARY;
 	for (size_t e = ptx.find(".entry"); e != std::string::npos; e = ptx.find(".entry", e + 6)) {
 		Kernel k;
 		k.name = word(ptx, e + 6);
 		size_t open = ptx.find('(', e), close = ptx.find(')', e), body = ptx.find('{', e);
 		if (k.name.empty() || body == std::string::npos) {
-			log = "ptxas error : syntax error near an .entry";
-			return INVALID_PTX;
+			text.wrong = "ptxas error : syntax error near an .entry";
+			return text;
 		}
 		if (open < body && close < body)
 			k.argument_bytes = parameter_bytes(ptx.substr(open, close - open));
@@ -68,8 +70,30 @@ int parse(const std::string &ptx, int version, int capability, Module &m, std::s
 				sscanf(head.c_str() + d + strlen(directive), " %u, %u, %u", &x, &y, &z);
 				k.threads_max = x * y * z;
 			}
-		m.kernels[k.name] = k;
+		text.kernels[k.name] = k;
 	}
+	return text;
+}
+
+// parse reads a module as the driver would for a device. Texts are read once: they are long, and
+// tests load them thousands of times.
+static int parse(const char *image, World &w, Module &m, std::string &log)
+{
+	static auto *known = new std::map<uint64_t, Text>; // under the world's lock
+	uint64_t bytes = strlen(image), key = hash(image, bytes);
+	auto i = known->find(key);
+	if (i == known->end())
+		i = known->emplace(key, read(std::string(image, bytes))).first;
+	const Text &text = i->second;
+	log = text.wrong;
+	if (!text.wrong.empty())
+		return INVALID_PTX;
+	// ISA 7.x came with CUDA 11.x, 8.x with 12.x, 9.x with 13.x.
+	if ((text.major + 4) * 1000 + text.minor * 10 > w.version)
+		return UNSUPPORTED_PTX;
+	if (text.sm > w.capability || (text.arch == 'a' && text.sm != w.capability))
+		return NO_BINARY;
+	m.kernels = text.kernels;
 	return OK;
 }
 
@@ -96,7 +120,7 @@ EXPORT int cuModuleLoadDataEx(Module **out, const void *image, unsigned count, i
 	}
 	Module *m = new Module{call.context, {}};
 	std::string text;
-	if (int r = parse(static_cast<const char *>(image), call.w.version, call.w.capability, *m, text)) {
+	if (int r = parse(static_cast<const char *>(image), call.w, *m, text)) {
 		say(text);
 		delete m;
 		return r;

@@ -15,6 +15,7 @@ EXPORT int cuStreamCreate(Stream **out, unsigned flags)
 		call.w.violate(call.context, "a stream that waits for the default stream");
 	Stream *s = new Stream;
 	s->context = call.context;
+	s->number = ++call.w.streams_made;
 	if (call.w.free_who.empty()) {
 		s->who = call.w.next_who++;
 	} else {
@@ -23,7 +24,7 @@ EXPORT int cuStreamCreate(Stream **out, unsigned flags)
 	}
 	s->clock = call.w.host; // all that an earlier stream of the number did, the host has waited for
 	s->clock.resize(std::max<size_t>(s->clock.size(), s->who + 1));
-	s->random = call.w.seed * 1000003 + s->who;
+	s->random = call.w.seed * 1000003 + s->number;
 	call.w.streams.insert(s);
 	s->thread = std::thread([s] { world().serve(s); });
 	*out = s;
@@ -37,6 +38,8 @@ void World::end(std::unique_lock<std::mutex> &lock, Stream *s)
 	streams.erase(s);
 	if (s->who < host.size() && host[s->who] >= s->clock[s->who])
 		free_who.push_back(s->who);
+	else
+		lost_who.push_back({s->who, s->clock[s->who]});
 	s->closing = true;
 	changed.notify_all();
 	lock.unlock();

@@ -103,13 +103,14 @@ struct Op {
 struct Stream {
 	Context *context;
 	uint32_t who; // index in clocks
+	uint64_t number; // for texts
 	Clock clock;
 	std::deque<Op> queue;
 	bool busy = false, closing = false;
 	uint64_t random;
 	std::vector<Touch> declared; // for the next launch
 	std::thread thread;
-	std::string name() const { return "stream " + std::to_string(who); }
+	std::string name() const { return "stream " + std::to_string(number); }
 };
 
 struct Kernel {
@@ -175,6 +176,8 @@ struct World {
 	Clock host{1};
 	uint32_t next_who = 1;
 	std::vector<uint32_t> free_who; // of destroyed streams
+	std::vector<std::pair<uint32_t, uint64_t>> lost_who; // of those that the host did not wait for
+	uint64_t streams_made = 0;
 	std::vector<std::string> violations;
 	std::string last_violation = "device-side assert triggered";
 
@@ -222,7 +225,6 @@ struct Call {
 uint64_t hash(const void *p, uint64_t bytes);
 uint64_t next_random(uint64_t &state);
 std::string hex(uint64_t v);
-int parse(const std::string &ptx, int version, int capability, Module &m, std::string &log);
 
 } // namespace fakecuda
 
