@@ -260,19 +260,10 @@ func TestTiersNeverChangeTheAnswer(t *testing.T) {
 	}
 	model := families + "qwen2moe/model.gguf"
 	want := score(t, session(t, open(t, model, on("discrete", Options{Context: 64}))), ids)
-	_, least, err := Inspect(model, on("discrete", Options{Context: 64, HostMemory: 1,
-		DeviceMemory: 1}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, plan, err := Inspect(model, on("discrete", Options{Context: 64, HostMemory: 1,
-		DeviceMemory: least.Least}))
-	if err != nil || plan.HostLeast == 0 {
-		t.Fatalf("%+v, %v", plan, err)
-	}
+	plan := leastPlan(t, model, on("discrete", Options{Context: 64}))
 	streams := 0
 	for i := range 16 {
-		o := on("discrete", Options{Context: 64, DeviceMemory: least.Least + rng.Int64N(200<<10),
+		o := on("discrete", Options{Context: 64, DeviceMemory: plan.Least + rng.Int64N(200<<10),
 			HostMemory: plan.HostLeast + rng.Int64N(400<<10), Prefetch: Toggle(rng.IntN(3)),
 			Chunk: []int{0, 1, 5}[rng.IntN(3)]})
 		o.discrete.Seed = uint64(i + 1)

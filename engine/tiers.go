@@ -77,12 +77,17 @@ func (e *Engine) openReader(arena kernels.Span, log *slog.Logger) error {
 // the best is to keep a fixed subset.
 func (e *Engine) policies(experts, layers *weights.Options, ring int) error {
 	var err error
-	experts.Policy, err = sched.NewPolicy(e.options.Policy, len(experts.Groups))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUsage, err)
-	}
 	if experts.Moored = max(0, experts.Sections-ring); e.options.Policy == "clock" {
 		experts.Moored = 0 // the hand alone decides
+	}
+	layerOf := make([]int32, len(experts.Groups))
+	for g := range layerOf {
+		layerOf[g] = int32(experts.Groups[g].Layer)
+	}
+	experts.Policy, err = sched.PolicyOptions{Groups: len(layerOf), LayerOf: layerOf,
+		Places: experts.Moored}.New(e.options.Policy)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	if layers.Policy, err = sched.NewPolicy("lfu", len(layers.Groups)); err != nil {
 		return err

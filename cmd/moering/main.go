@@ -55,6 +55,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	verbose        bool
+	files          []*os.File // to be closed when the command has ended
 }
 
 // exit carries the exit code of --help out of kong.
@@ -86,7 +87,7 @@ func (a *app) main(ctx context.Context, args []string) (code int) {
 	}
 	a.verbose = c.Verbose
 	stop := startProfile(c.Profile, c.ProfileDir)
-	err = command.Run(a, &runContext{ctx})
+	err = errors.Join(command.Run(a, &runContext{ctx}), a.closeFiles())
 	stop()
 	return a.report(ctx, err)
 }

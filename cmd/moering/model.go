@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/moering/moering/engine"
 )
@@ -14,25 +16,40 @@ import (
 type modelFlags struct {
 	Model    string `short:"m" required:"" placeholder:"PATH" help:"GGUF file, or Hugging Face directory."`
 	RAM      size   `placeholder:"SIZE" help:"Memory budget for everything (default: 3/4 of what is available)."`
+	VRAM     size   `name:"vram" placeholder:"SIZE" help:"Memory budget on a GPU (default: 9/10 of what is free)."`
 	Threads  int    `short:"t" placeholder:"N" help:"Threads that compute (default: one a processor)."`
 	Context  int    `short:"c" placeholder:"N" help:"Longest sequence, in tokens."`
-	Device   string `enum:"auto,cpu,ref" default:"auto" help:"auto, cpu, or ref (plain Go in float64, slow)."`
+	Device   string `default:"auto" placeholder:"NAME" help:"auto, cpu, cuda, cuda:N, cuda:UUID, or ref (plain Go in float64, slow)."`
 	Sections int    `placeholder:"N" help:"Sections of the ring that experts stream through."`
 	Chunk    int    `placeholder:"N" help:"Most tokens of a pass."`
 	Prefetch string `enum:"auto,on,off" default:"auto" help:"Read experts ahead that are likely wanted: auto, on, off."`
 	DirectIO string `name:"direct-io" enum:"auto,on,off" default:"auto" help:"Bypass the page cache: auto, on, off."`
 	Reader   string `enum:"auto,uring,pread" default:"auto" help:"How to read: auto, uring, pread."`
-	Policy   string `enum:"auto,lfu,lru,clock" default:"auto" help:"Who leaves the expert cache: auto, lfu, lru, clock."`
-	Exact    bool   `help:"Multiply with float32 activations, not int8 ones."`
-	JSON     bool   `name:"json" help:"Print one JSON object."`
+	Policy   string `default:"auto" placeholder:"NAME" help:"Who leaves the expert cache: auto, reuse, lfu, tinylfu, stale, lru, clock."`
+	KVType   string `name:"kv-type" enum:"f32,f16,q8_0" default:"f32" help:"Storage of keys and values: f32, f16, q8_0; the smaller ones round."`
+	Checksum string `enum:"first,always,off" default:"first" help:"Check groups of packed models when read: first, always, off."`
+
+	IOTimeout    time.Duration `name:"io-timeout" placeholder:"TIME" help:"How long a read may take (default: 1m)."`
+	Trace        string        `placeholder:"FILE" help:"Write a timeline for Perfetto or chrome://tracing."`
+	RoutingTrace string        `placeholder:"FILE" help:"Write which experts each token used, for moering simulate."`
+
+	Exact bool `help:"Multiply with float32 activations, not int8 ones."`
+	JSON  bool `name:"json" help:"Print one JSON object."`
 }
 
 // options turns flags into options; progress of loading goes to p if there is one.
 func (f *modelFlags) options(a *app, p *progress) (engine.Options, error) {
 	o := engine.Options{HostMemory: int64(f.RAM), Sections: f.Sections, Threads: f.Threads,
 		Context: f.Context, Chunk: f.Chunk, Exact: f.Exact, Logger: a.logger(),
-		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy)}
+		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy),
+		DeviceMemory: int64(f.VRAM), KVType: f.KVType, Verify: f.Checksum, IOTimeout: f.IOTimeout}
 	var err error
+	if o.Trace, err = a.create(f.Trace); err != nil {
+		return o, err
+	}
+	if o.RoutingTrace, err = a.create(f.RoutingTrace); err != nil {
+		return o, err
+	}
 	if o.Prefetch, err = engine.ParseToggle(f.Prefetch); err != nil {
 		return o, err
 	}
@@ -63,6 +80,28 @@ func (f *modelFlags) open(a *app) (*engine.Engine, error) {
 	return e, nil
 }
 
+// create makes a file that is closed when the command has ended; nil for no name.
+func (a *app) create(name string) (io.Writer, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	a.files = append(a.files, f)
+	return f, nil
+}
+
+// closeFiles closes what create made.
+func (a *app) closeFiles() (err error) {
+	for _, f := range a.files {
+		err = errors.Join(err, f.Close())
+	}
+	a.files = nil
+	return err
+}
+
 func unlessAuto(s string) string {
 	if s == "auto" {
 		return ""
@@ -82,8 +121,8 @@ func (a *app) logger() *slog.Logger {
 // decided says on standard error what runs, on what, and how the budget is split.
 func (a *app) decided(info engine.Info, plan engine.Plan, o engine.Options) {
 	fmt.Fprintf(a.stderr, "model: %s\n", describeModel(info))
-	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %v, prefetch %v\n",
-		plan.Device, o.Threads, orAuto(o.Reader), o.DirectIO, o.Prefetch)
+	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %v, prefetch %v, policy %s\n",
+		plan.Device, o.Threads, orAuto(o.Reader), o.DirectIO, o.Prefetch, orAuto(o.Policy))
 	fmt.Fprintf(a.stderr, "budget: %s\n", describePlan(plan))
 }
 
@@ -105,9 +144,14 @@ func describeModel(i engine.Info) string {
 
 func describePlan(p engine.Plan) string {
 	b := func(n int64) string { return formatBytes(float64(n)) }
-	s := fmt.Sprintf("%s: weights that stay %s, KV %s (%d tokens), ring %s (%d sections), "+
-		"cache %s (%d of %d groups), work %s, program %s", b(p.Budget), b(p.Stay), b(p.KV), p.KVTokens,
+	s := fmt.Sprintf("%s: weights that stay %s, dense weights %s (%d of %d layers), KV %s (%d tokens "+
+		"in %s), ring %s (%d sections), cache %s (%d of %d groups), work %s, program %s", b(p.Budget),
+		b(p.Stay), b(p.Dense), p.DenseSections, p.DenseLayers, b(p.KV), p.KVTokens, p.KVType,
 		b(p.Ring), p.Sections, b(p.Cache), p.CacheSlots, p.Groups, b(p.Work), b(p.Reserve))
+	if p.HostBudget > 0 {
+		s += fmt.Sprintf("; host memory %s, of which %s cache %d groups", b(p.HostBudget),
+			b(p.HostCache), p.HostSlots)
+	}
 	if p.Resident {
 		return s + "; all experts fit"
 	}
