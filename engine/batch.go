@@ -129,7 +129,7 @@ func Batch(ctx context.Context, path string, o Options, b BatchOptions) (r Batch
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	e, err := OpenContext(ctx, path, p.fit(o))
+	e, err := OpenContext(ctx, path, p.fitted)
 	if err != nil {
 		return r, err
 	}
@@ -154,6 +154,7 @@ type batchJob struct {
 	asks   *Engine // what the tokenizer and template are asked of; it may be without weights
 	limit  int     // of a sequence, in tokens
 	plan   bool    // it is only looked at
+	fitted Options // to open an engine with
 	shapes []batchShape
 }
 
@@ -169,11 +170,15 @@ func openBatch(path string, o Options, b BatchOptions, plan bool) (*batchJob, er
 	p := &batchJob{o: b, asks: &Engine{}, plan: plan}
 	err := withFile(path, o, func(file string, o Options) error { return p.asks.understand(file, o) })
 	if err != nil && !errors.Is(err, ErrBudget) { // that is for the options that fit to tell
-		return nil, mapError(err)
+		return nil, errors.Join(mapError(err), p.asks.Close())
 	}
 	p.asks.info.Path = path
 	p.limit = cmp.Or(o.Context, p.asks.model.Context)
-	if err := p.open(path); err != nil {
+	if err = p.open(path); err == nil {
+		p.fitted = p.fit(o)
+	}
+	// What answers about text needs no device, and that one must not hold two.
+	if err = errors.Join(err, p.asks.Close()); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil

@@ -52,10 +52,17 @@ func newBatchDriver(e *Engine, p *batchJob) *batchDriver {
 // waveModel is what is known before anything was measured.
 func (e *Engine) waveModel() sched.WaveModel {
 	m, p := e.model, e.plan
-	return sched.WaveModel{Layers: len(m.Layers), Experts: max(m.Experts, 1), TopK: max(m.TopK, 1),
+	w := sched.WaveModel{Layers: len(m.Layers), Experts: max(m.Experts, 1), TopK: max(m.TopK, 1),
 		GroupBytes: e.info.GroupBytes, ResidentGroups: p.CacheSlots, KVTokens: int64(p.KVTokens),
 		KVTokenBytes: p.KV / int64(max(p.KVTokens, 1)), KVPageTokens: kv.PageTokens,
 		RowsMax: p.Chunk, SequencesMax: e.options.Sequences}
+	if p.Resident {
+		w.ResidentGroups = p.Groups
+	}
+	if p.DenseSections < p.DenseLayers { // one of the sections is the ring's hand
+		w.StreamBytes = p.Dense / int64(p.DenseSections) * int64(p.DenseLayers-p.DenseSections+1)
+	}
+	return w
 }
 
 // run computes every request that is not finished. When ctx ends, the pass under way is finished and
@@ -332,16 +339,18 @@ func (r *batchRates) add(rows int, s Stats) {
 	}
 	busy := s.Busy.Seconds()
 	row := max(busy-s.Wait.Seconds(), busy/1e3) / float64(rows)
-	read := float64(s.BytesRead) / busy
-	if r.passes == 2 {
-		r.row, r.bandwidth = row, read
-		return
+	if r.row == 0 {
+		r.row = row
 	}
 	r.row += rateShare * (row - r.row)
-	// While the arithmetic is the limit, the disk shows less than it can.
-	if s.WaitShare() > 0.1 || read > r.bandwidth {
-		r.bandwidth += rateShare * (read - r.bandwidth)
+	if s.ReadBusy <= 0 {
+		return
 	}
+	read := float64(s.BytesRead+s.DenseBytesRead) / s.ReadBusy.Seconds()
+	if r.bandwidth == 0 {
+		r.bandwidth = read
+	}
+	r.bandwidth += rateShare * (read - r.bandwidth)
 }
 
 // apply gives the rates to the arithmetic of waves. As long as nothing is known, and where computing

@@ -43,7 +43,7 @@ func PlanBatch(ctx context.Context, path string, o Options, b BatchOptions) (r B
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	e, err := OpenContext(ctx, path, p.fit(o))
+	e, err := OpenContext(ctx, path, p.fitted)
 	if err != nil {
 		return r, err
 	}
@@ -94,6 +94,7 @@ type probed struct {
 	rows          int
 	compute, busy float64 // seconds
 	bytes         int64
+	reading       float64 // seconds
 }
 
 // run measures: prompts over a whole pass, twice, of which the first finds nothing in memory; over
@@ -241,8 +242,8 @@ func (b *batchProbe) pass(ctx context.Context, p *probeRows, decode bool) (probe
 	}
 	s := e.Stats().Sub(before)
 	busy := s.Busy.Seconds()
-	return probed{rows: rows, busy: busy, compute: max(busy-s.Wait.Seconds(), 0), bytes: s.BytesRead},
-		nil
+	return probed{rows: rows, busy: busy, compute: max(busy-s.Wait.Seconds(), 0),
+		bytes: s.BytesRead + s.DenseBytesRead, reading: s.ReadBusy.Seconds()}, nil
 }
 
 // solve turns the passes into rates.
@@ -257,12 +258,12 @@ func (b *batchProbe) solve(full, half, decode probed) {
 	if decode.rows > 0 {
 		r.DecodeRowSeconds = max(decode.compute-r.PassSeconds, 0) / float64(decode.rows)
 	}
-	// The disk shows what it can where computing takes least of the time.
-	passes := []probed{full, half, decode}
-	for _, p := range passes {
-		if p.busy > 0 {
-			r.Bandwidth = max(r.Bandwidth, float64(p.bytes)/p.busy)
-		}
+	var bytes, reading float64
+	for _, p := range []probed{full, half, decode} {
+		bytes, reading = bytes+float64(p.bytes), reading+p.reading
+	}
+	if reading > 0 {
+		r.Bandwidth = bytes / reading
 	}
 	m.Bandwidth, m.PassSeconds = r.Bandwidth, r.PassSeconds
 	m.PrefillRowSeconds, m.DecodeRowSeconds = r.PrefillRowSeconds, r.DecodeRowSeconds

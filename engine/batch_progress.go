@@ -82,8 +82,8 @@ func (d *batchDriver) after() {
 	d.newTokens += int64(len(d.logits))
 	d.rowsLeft -= int64(rows)
 	d.newLeft -= int64(len(d.logits))
-	p := batchSample{d.now(), s.Busy, len(d.logits), d.wave.Prefill, s.BytesRead, s.Wait, s.Hits,
-		s.Hits + s.Late + s.Misses}
+	p := batchSample{d.now(), s.Busy, len(d.logits), d.wave.Prefill,
+		s.BytesRead + s.DenseBytesRead, s.Wait, s.Hits, s.Hits + s.Late + s.Misses}
 	d.history.add(p)
 	d.recent = append(d.recent, p)
 	for len(d.recent) > recentMax || len(d.recent) > 2 && p.at-d.recent[0].at > recentTime {
