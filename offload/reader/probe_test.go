@@ -273,6 +273,22 @@ func TestADeviceThatHangsDuringTheProbeIsAnError(t *testing.T) {
 	}
 }
 
+// keeps is a store that says at the end that the system holds memory.
+type keeps struct{ *Sim }
+
+func (k keeps) Close() error { return errors.Join(ErrStranded, k.Sim.Close()) }
+
+func TestMemoryThatTheProbeLosesIsAnError(t *testing.T) {
+	open := func(names []string, o Options) (Reader, error) {
+		s, err := NewSim([]io.ReaderAt{zeros{}}, SimOptions{ErrorP: 1}, o)
+		return keeps{s}, err
+	}
+	arena := aligned(32 << 20)
+	if _, err := probeOver(t, Options{Arena: arena}, open); !errors.Is(err, ErrStranded) {
+		t.Error(err)
+	}
+}
+
 func TestKeptProbesAreBoundedAndTheOldestGo(t *testing.T) {
 	keep := filepath.Join(t.TempDir(), "probe.json")
 	start := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)

@@ -189,17 +189,15 @@ func (u *Uring) kind() string {
 }
 
 // turn submits what there is room for, waits for an answer, and takes in all there are. False ends
-// the goroutine: the queue is closed and nothing is outstanding.
+// the goroutine: the queue is closed and nothing is outstanding. A read of the event that is under
+// way when the queue is closed is answered by Close.
 func (u *Uring) turn() bool {
 	closed := u.fill()
 	switch {
-	case closed && u.reads == 0 && u.cancels == 0:
-		if !u.armed {
-			return false
-		}
-		u.event.signal() // answers the last order
 	case !closed && !u.armed:
 		u.arm()
+	case closed && !u.armed && u.reads == 0 && u.cancels == 0:
+		return false
 	}
 	if err := u.ring.enter(1, u.hurry()); err != nil && !u.survive(err) {
 		u.lose()
