@@ -20,7 +20,8 @@ const (
 // experts are faithful and one whose experts wander are both served.
 //
 // In a sweep that uses every group each pass all probabilities are equal, what was just computed is
-// the furthest from its next use, and a fixed subset stays. Cost: some 10 ns a group and pass.
+// the furthest from its next use, and a fixed subset stays. Cost: 60 ns a group and
+// pass, and 15 ns a place when a victim is looked for.
 type reuse struct {
 	layerOf []int32
 	first   []int32 // layer → its first group; one more than layers

@@ -58,6 +58,7 @@ type Predictor struct {
 	keep    float64 // forgetting factor of a pass
 	layers  []predictedLayer
 	total   account
+	last    int             // the layer observed last
 	outcome [outcomes]int64 // bytes
 	guesses []Guess
 }
@@ -214,9 +215,10 @@ func (p *Predictor) Observe(layer int, ids []int32) {
 	}
 	l.previous, l.actual = l.actual, l.previous
 	l.account.tick(p.o.Groups)
-	if layer == 0 {
+	if layer <= p.last { // a pass has begun; layers without experts are never observed
 		p.total.tick(p.o.Groups * min(p.o.Layers, evidenceDefault))
 	}
+	p.last = layer
 }
 
 // learn compares candidates with the actual set.

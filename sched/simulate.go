@@ -152,9 +152,10 @@ type SimulateResult struct {
 const depthDefault = 8
 
 // Simulate replays a trace: caches, reads and arithmetic of every layer of every pass, in simulated
-// seconds. Passes of SwitchRows rows or more run in the throughput regime. The disk serves one byte stream at Bandwidth, with Depth reads under way; a layer
-// computes what is there while it reads what is not, in the order of arrival; guesses are read when
-// no demand waits, until the next router speaks. It is deterministic.
+// seconds. Passes of SwitchRows rows or more run in the throughput regime. The disk serves one byte
+// stream at Bandwidth, with Depth reads under way; a layer computes what is there while it reads
+// what is not, in the order of arrival; guesses are read when no demand waits, until the next
+// router speaks. It is deterministic.
 func Simulate(t *Trace, o SimulateOptions) (SimulateResult, error) {
 	s, err := newSimulation(t, o)
 	if err != nil {

@@ -49,6 +49,7 @@ const (
 	traceVersion    = 1
 	traceLayersMax  = 1 << 12
 	traceExpertsMax = 1 << 14
+	traceGroupsMax  = 1 << 20 // layers times experts
 	traceRowsMax    = 1 << 16
 	traceBytesMax   = 1 << 50
 	traceBuffer     = 64 << 10
@@ -63,6 +64,9 @@ func (s TraceShape) check() error {
 		return fmt.Errorf("%w: %d layers, outside 1 to %d", ErrTrace, s.Layers, traceLayersMax)
 	case s.Experts < 1 || s.Experts > traceExpertsMax:
 		return fmt.Errorf("%w: %d experts, outside 1 to %d", ErrTrace, s.Experts, traceExpertsMax)
+	case s.Layers*s.Experts > traceGroupsMax:
+		return fmt.Errorf("%w: %d layers of %d experts, more than %d groups", ErrTrace, s.Layers,
+			s.Experts, traceGroupsMax)
 	case s.TopK < 1 || s.TopK > s.Experts:
 		return fmt.Errorf("%w: top-k %d of %d experts", ErrTrace, s.TopK, s.Experts)
 	case s.GroupBytes < 0 || s.GroupBytes > traceBytesMax, s.DenseBytes < 0,

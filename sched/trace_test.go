@@ -208,7 +208,11 @@ func TestTraceWriterAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Whatever bytes there are, the reader ends in passes that can be written again, or in an error.
+// fuzzedGroupsMax bounds what a fuzzed trace is replayed over, for speed.
+const fuzzedGroupsMax = 1 << 12
+
+// Whatever bytes there are, the reader ends in passes that can be written again and
+// replayed, or in an error.
 func FuzzTraceReader(f *testing.F) {
 	for seed := range uint64(4) {
 		s, passes := randomTrace(rand.New(rand.NewPCG(seed, 3)))
@@ -223,6 +227,19 @@ func FuzzTraceReader(f *testing.F) {
 		again := writeTrace(t, s, passes)
 		if !bytes.Equal(again, text) {
 			t.Errorf("%q comes back as %q", text, again)
+		}
+		trace, err := ReadTrace(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := trace.Groups(); n <= fuzzedGroupsMax {
+			for _, policy := range []string{"", Optimum} {
+				r := simulate(t, trace, SimulateOptions{Policy: policy, Places: n / 2, Predict: true,
+					Bandwidth: 1e9, Latency: 1e-4})
+				if r.Hits > r.Uses || r.Tokens != trace.Tokens || r.WaitSeconds > r.Seconds*(1+1e-9) {
+					t.Errorf("%+v", r)
+				}
+			}
 		}
 	})
 }
