@@ -16,6 +16,7 @@ usage: ./build.sh COMMAND [--help]
   test    everything that must pass: format, vet, all tests with and without cgo
   bench   build, then measure; arguments go to "moering bench"
   lib     the C library in lib/: libmoering.so, libmoering.a, moering.h, moering.pc; or --prefix DIR
+  ptx     compile the GPU kernels to kernels/cuda/ptx; with --check, fail where that is stale
   lint    vet, and staticcheck at the version that tools/go.mod names
   fmt     format all Go files
 EOF
@@ -66,7 +67,9 @@ cmd_demo() {
 
 help_test="checks the format, vets, builds and tests without cgo, and then tests everything with the
 race detector and invariant checks. Needs a C compiler. MOERING_FIXTURES may name a folder with
-vocabularies and chat templates of published models; tests that use them are skipped without it."
+vocabularies and chat templates of published models; tests that use them are skipped without it.
+At the end the GPU kernels are compiled and assembled (./build.sh ptx --help); MOERING_SKIP_PTX=1 leaves
+that out."
 cmd_test() {
 	need_cc
 	say "format"
@@ -84,6 +87,10 @@ cmd_test() {
 	CGO_ENABLED=0 go test -timeout "$test_timeout" ./...
 	say "race detector and invariants"
 	CGO_ENABLED=1 go test -race -tags invariants -timeout "$test_timeout" "$@" ./...
+	if [ "${MOERING_SKIP_PTX:-}" != 1 ]; then
+		say "GPU kernels"
+		cmd_ptx --check
+	fi
 }
 
 help_bench="builds, then measures with \"moering bench --json\", by default $model, and prints one line
@@ -172,6 +179,26 @@ Cflags: -I\${includedir}
 EOF
 }
 
+help_ptx="compiles kernels/cuda/*.cu to kernels/cuda/ptx and assembles it for every GPU from sm_80 on.
+With --check nothing is written: it fails where a file is stale, or the assembler refuses it. The
+compilers are those that tools/cuda-requirements.txt pins, in .cache/cuda; they are downloaded once, 70 MB
+from PyPI, which needs python3 with venv. With --verbose it prints what the assembler says."
+cmd_ptx() {
+	local venv=.cache/cuda
+	if ! cmp -s tools/cuda-requirements.txt "$venv/requirements.txt"; then
+		say "installing NVIDIA's compilers into $venv"
+		rm -rf "$venv"
+		if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --no-deps \
+			--disable-pip-version-check -r tools/cuda-requirements.txt; }; then
+			echo "build.sh: the GPU kernels' compilers cannot be installed: this needs python3 with venv," \
+				"and PyPI. MOERING_SKIP_PTX=1 ./build.sh test leaves them out." >&2
+			exit 1
+		fi
+		cp tools/cuda-requirements.txt "$venv/requirements.txt"
+	fi
+	"$venv/bin/python" tools/ptx.py "$@"
+}
+
 help_lint="vets, and runs staticcheck at the version that tools/go.mod names (downloaded as a module)."
 cmd_lint() {
 	go vet ./...
@@ -184,7 +211,7 @@ cmd_fmt() { go_files | xargs -0 gofmt -w; }
 
 command=${1:-}
 case $command in
-build | demo | test | bench | lib | lint | fmt)
+build | demo | test | bench | lib | ptx | lint | fmt)
 	shift
 	if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 		text=help_$command

@@ -10,6 +10,7 @@ Run by the Python of the virtual environment that holds tools/cuda-requirements.
 import concurrent.futures
 import ctypes
 import glob
+import hashlib
 import os
 import re
 import subprocess
@@ -96,29 +97,40 @@ def assemble(job):
     return name, target, done.returncode, done.stdout + done.stderr
 
 
+def sources():
+    """What the modules are made of, with hashes: a test without this compiler compares them."""
+    lines = []
+    for pattern in ("*.cu", "*.cuh", "*.inc", "args.h"):
+        for path in sorted(glob.glob(f"{SOURCES}/{pattern}")):
+            with open(path, "rb") as f:
+                lines.append(f"{hashlib.sha256(f.read()).hexdigest()}  {os.path.basename(path)}\n")
+    return "".join(lines)
+
+
 def main():
     check, verbose = "--check" in sys.argv[1:], "--verbose" in sys.argv[1:]
     folder = f"{SOURCES}/ptx"
     with concurrent.futures.ProcessPoolExecutor() as pool:
         built = dict(pool.map(build, modules()))
-    present = {os.path.basename(p)[:-4] for p in glob.glob(f"{folder}/*.ptx")}
+    files = {f"{name}.ptx": ptx for name, ptx in built.items()} | {"sources.txt": sources()}
+    present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
     bad = 0
     if check:
-        for name in sorted(present | set(built)):
-            path, text = f"{folder}/{name}.ptx", None
+        for name in sorted(present | set(files)):
+            path, text = f"{folder}/{name}", None
             if name in present:
                 with open(path) as f:
                     text = f.read()
-            if text != built.get(name):
+            if text != files.get(name):
                 print(f"ptx.py: {path} is stale: run ./build.sh ptx and commit", file=sys.stderr)
                 bad += 1
     else:
         os.makedirs(folder, exist_ok=True)
-        for name in present - set(built):
-            os.remove(f"{folder}/{name}.ptx")
-        for name, ptx in built.items():
-            with open(f"{folder}/{name}.ptx", "w") as f:
-                f.write(ptx)
+        for name in present - set(files):
+            os.remove(f"{folder}/{name}")
+        for name, text in files.items():
+            with open(f"{folder}/{name}", "w") as f:
+                f.write(text)
     jobs = [(name, ptx, target, verbose) for name, ptx in built.items() for target in ASSEMBLED]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, target, code, log in pool.map(assemble, jobs):
