@@ -61,6 +61,7 @@ typedef struct {
 typedef struct {
 	int16_t elements, bytes; // of a unit of one row
 	int8_t segments;
+	int8_t tail; // bytes of a tile's unit that lie behind its last unit, so that the others stay aligned
 	segment segment[8];
 } format;
 

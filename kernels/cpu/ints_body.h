@@ -27,6 +27,7 @@ INLINE int fmt_blocks(int t)
 	return t == T_Q2_K || t == T_Q3_K || t == T_Q4_K || t == T_Q5_K || t == T_Q6_K || t == T_IQ4XS ? 8
 	                                                                                               : 2;
 }
+// fmt_unit is without what lies behind the last unit.
 INLINE int fmt_unit(int t)
 {
 	switch (t) {
@@ -35,15 +36,16 @@ INLINE int fmt_unit(int t)
 	case T_Q5_0: return 704;
 	case T_Q5_1: return 768;
 	case T_Q8_0: return 1088;
-	case T_MXFP4: return 544;
+	case T_MXFP4: return 512;
 	case T_Q2_K: return 1344;
-	case T_Q3_K: return 1760;
+	case T_Q3_K: return 1728;
 	case T_Q4_K: return 2304;
 	case T_Q5_K: return 2816;
-	case T_Q6_K: return 3360;
+	case T_Q6_K: return 3328;
 	default: return 2176;
 	}
 }
+INLINE int fmt_tail(int t) { return t == T_MXFP4 || t == T_Q3_K || t == T_Q6_K ? 32 : 0; }
 INLINE int fmt_offset(int t)
 {
 	switch (t) {
@@ -88,11 +90,16 @@ UNROLL(8)
 		w[j] = vi_table(t, w[j]);
 }
 
+// vi_move brings bit `from` to bit `to`.
+INLINE VI vi_move(VI v, int from, int to)
+{
+	return from < to ? vi_sll(v, to - from) : from > to ? vi_srl(v, from - to) : v;
+}
+
 // add_high adds to each byte of w[j] the bit `from` of the bytes of dword vector j, at bit `to`.
 INLINE void add_high(VI high, int from, int to, VI *w)
 {
-	VI bit = vi_and(vi_srl(high, from), vi_set1(0x01010101));
-	*w = vi_or(*w, vi_sll(bit, to));
+	*w = vi_or(*w, vi_and(vi_move(high, from, to), vi_set1(0x01010101 << to)));
 }
 
 // byte_at returns byte i of each lane.
@@ -140,44 +147,45 @@ UNROLL(8)
 
 INLINE VI scale_q3(const uint8_t *u4, int s)
 {
-	VI low = vi_srl(vi_load(u4 + 1536 + s % 8 / 4 * 64), 8 * (s % 4) + 4 * (s / 8));
-	VI high = vi_srl(vi_load(u4 + 1536 + 128), 8 * (s % 4) + 2 * (s / 4));
+	VI low = vi_srl(vi_load(u4 + s % 8 / 4 * 64), 8 * (s % 4) + 4 * (s / 8));
+	VI high = vi_srl(vi_load(u4 + 128), 8 * (s % 4) + 2 * (s / 4));
 	VI v = vi_or(vi_and(low, vi_set1(15)), vi_sll(vi_and(high, vi_set1(3)), 4));
 	return vi_add(v, vi_set1(-32));
 }
 
-INLINE void unpack_q3(const uint8_t *u4, const uint8_t *u2, int b, block *k)
+INLINE void unpack_q3(const uint8_t *u4, const uint8_t *tail2, int b, block *k)
 {
 	k->s0 = scale_q3(u4, 2 * b);
 	k->s1 = scale_q3(u4, 2 * b + 1);
-	k->d = vf_half(u2 + 1728);
+	k->d = vf_half(tail2);
 UNROLL(8)
 	for (int j = 0; j < 8; j++) {
-		k->w[j] = vi_and(vi_srl(vi_load(u4 + 512 + b / 4 * 512 + 64 * j), b % 4 * 2),
+		k->w[j] = vi_and(vi_srl(vi_load(u4 + 704 + b / 4 * 512 + 64 * j), b % 4 * 2),
 		                 vi_set1(0x03030303));
-		add_high(vi_load(u4 + 64 * j), b, 2, &k->w[j]);
+		add_high(vi_load(u4 + 192 + 64 * j), b, 2, &k->w[j]);
 	}
 }
 
 INLINE VI signed_byte_at(VI v, int i) { return vi_sra(vi_sll(v, 24 - 8 * i), 24); }
 
-INLINE void unpack_q6(const uint8_t *u4, const uint8_t *u2, int b, block *k)
+INLINE void unpack_q6(const uint8_t *u4, const uint8_t *tail2, int b, block *k)
 {
-	VI z = vi_load(u4 + 3072 + b / 2 * 64);
+	const uint8_t *half = u4 + 256 + b / 4 * 1536;
+	VI z = vi_load(u4 + b / 2 * 64);
 	k->s0 = signed_byte_at(z, b % 2 * 2);
 	k->s1 = signed_byte_at(z, b % 2 * 2 + 1);
-	k->d = vf_half(u2 + 3328);
+	k->d = vf_half(tail2);
 UNROLL(8)
 	for (int j = 0; j < 8; j++) {
-		VI low = vi_srl(vi_load(u4 + b / 4 * 1024 + b % 2 * 512 + 64 * j), b / 2 % 2 * 4);
-		VI high = vi_srl(vi_load(u4 + 2048 + b / 4 * 512 + 64 * j), b % 4 * 2);
-		k->w[j] = vi_or(vi_and(low, vi_set1(0x0f0f0f0f)),
-		                vi_sll(vi_and(high, vi_set1(0x03030303)), 4));
+		VI low = vi_srl(vi_load(half + b % 2 * 512 + 64 * j), b / 2 % 2 * 4);
+		VI high = vi_move(vi_load(half + 1024 + 64 * j), b % 4 * 2, 4);
+		k->w[j] = vi_or(vi_and(low, vi_set1(0x0f0f0f0f)), vi_and(high, vi_set1(0x30303030)));
 	}
 }
 
-// unpack reads block b of the unit at u, lanes lane0 to lane0+L-1.
-INLINE void unpack(int t, const uint8_t *u, int lane0, int b, block *k)
+// unpack reads block b of the unit at u, lanes lane0 to lane0+L-1; tail is what lies behind the last
+// unit and belongs to this one.
+INLINE void unpack(int t, const uint8_t *u, const uint8_t *tail, int lane0, int b, block *k)
 {
 	const uint8_t *u4 = u + 4 * lane0, *u2 = u + 2 * lane0; // for dwords, for halves
 	switch (t) {
@@ -211,19 +219,19 @@ UNROLL(8)
 		break;
 	case T_MXFP4: {
 		// 2^(e-128) as a product of two powers, so that it may be subnormal.
-		VI e = vi_u8(u + lane0 + 16 * b), h = vi_srl(e, 1);
+		VI e = vi_u8(tail + lane0 + 16 * b), h = vi_srl(e, 1);
 		VI r = vi_add(e, vi_mul(h, vi_set1(-1)));
 		k->d = vf_mul(vf_bits(vi_sll(vi_add(h, vi_set1(63)), 23)),
 		              vf_bits(vi_sll(vi_add(r, vi_set1(63)), 23)));
-		unpack_nibbles(u4 + 32 + 256 * b, k->w);
+		unpack_nibbles(u4 + 256 * b, k->w);
 		unpack_table(table_mxfp4_raised, k->w);
 		break;
 	}
 	case T_Q2_K: unpack_q2(u4, u2, b, k); break;
-	case T_Q3_K: unpack_q3(u4, u2, b, k); break;
+	case T_Q3_K: unpack_q3(u4, tail + 2 * lane0, b, k); break;
 	case T_Q4_K:
 	case T_Q5_K: unpack_k45(t, u4, u2, b, k); break;
-	case T_Q6_K: unpack_q6(u4, u2, b, k); break;
+	case T_Q6_K: unpack_q6(u4, tail + 2 * lane0, b, k); break;
 	default: { // T_IQ4XS
 		VI low = vi_and(vi_srl(vi_load(u4 + 64), 4 * b), vi_set1(15));
 		VI high = vi_and(vi_srl(vi_u16(u2 + 32), 2 * b), vi_set1(3));
@@ -278,7 +286,7 @@ INLINE void product(int t, int mr, const uint8_t *w, long units, const void *con
                     long ahead)
 {
 	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
-		const uint8_t *x[8], *u = w;
+		const uint8_t *x[8], *u = w, *tail = w + units * fmt_unit(t);
 		VF f[8];
 UNROLL(8)
 		for (int i = 0; i < mr; i++) {
@@ -286,7 +294,7 @@ UNROLL(8)
 			f[i] = vf_set1(0);
 		}
 		long at = 0;
-		for (long n = 0; n < units; n++, u += fmt_unit(t)) {
+		for (long n = 0; n < units; n++, u += fmt_unit(t), tail += fmt_tail(t)) {
 			if (mr > 1) {
 UNROLL(64)
 				for (int i = 0; i < fmt_unit(t); i += CACHE_LINE)
@@ -295,7 +303,7 @@ UNROLL(64)
 UNROLL(8)
 			for (int b = 0; b < fmt_blocks(t); b++, at += QBLOCK) {
 				block k;
-				unpack(t, u, lane0, b, &k);
+				unpack(t, u, tail, lane0, b, &k);
 				multiply(t, mr, &k, x, at, f);
 			}
 		}

@@ -1,6 +1,8 @@
 // Tiles: 16 rows interleaved dword by dword, so that lane r of a vector is row r and a tile is one
 // sequential stream. A unit is 64 columns of a 32-element format, or one 256-element block; its
-// bytes are a permutation of the published bytes of its 16 rows, whose segments are tabulated here.
+// bytes are a permutation of the published bytes of its 16 rows, whose segments are tabulated here
+// in the order in which they are read. Where the scales of a unit would be half a cache line, those of
+// all units lie behind the last one.
 // Quantised weights of 8 bits have their sign bit flipped (unsigned with an offset of 128), and the
 // fifth bits of Q5_0 and Q5_1 are reordered: bit 8k+j belongs to element 4j+k, so that a shift by j
 // brings those of dword j to the bottom of its bytes.
@@ -9,27 +11,27 @@
 #include "internal.h"
 
 static const format formats[T_COUNT] = {
-	[T_Q4_0] = {64, 36, 4, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
-	[T_IQ4NL] = {64, 36, 4, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
-	[T_Q4_1] = {64, 40, 6, {{0, 2, 1, 0, 0}, {20, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {22, 2, 1, 0, 96},
+	[T_Q4_0] = {64, 36, 4, 0, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
+	[T_IQ4NL] = {64, 36, 4, 0, {{0, 2, 1, 0, 0}, {18, 2, 1, 0, 32}, {2, 4, 4, 0, 64}, {20, 4, 4, 0, 320}}},
+	[T_Q4_1] = {64, 40, 6, 0, {{0, 2, 1, 0, 0}, {20, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {22, 2, 1, 0, 96},
 	                        {4, 4, 4, 0, 128}, {24, 4, 4, 0, 384}}},
-	[T_Q5_0] = {64, 44, 6, {{0, 2, 1, 0, 0}, {22, 2, 1, 0, 32}, {2, 4, 1, SPREAD, 64},
+	[T_Q5_0] = {64, 44, 6, 0, {{0, 2, 1, 0, 0}, {22, 2, 1, 0, 32}, {2, 4, 1, SPREAD, 64},
 	                        {24, 4, 1, SPREAD, 128}, {6, 4, 4, 0, 192}, {28, 4, 4, 0, 448}}},
-	[T_Q5_1] = {64, 48, 8, {{0, 2, 1, 0, 0}, {24, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {26, 2, 1, 0, 96},
+	[T_Q5_1] = {64, 48, 8, 0, {{0, 2, 1, 0, 0}, {24, 2, 1, 0, 32}, {2, 2, 1, 0, 64}, {26, 2, 1, 0, 96},
 	                        {4, 4, 1, SPREAD, 128}, {28, 4, 1, SPREAD, 192}, {8, 4, 4, 0, 256},
 	                        {32, 4, 4, 0, 512}}},
-	[T_Q8_0] = {64, 68, 4, {{0, 2, 1, 0, 0}, {34, 2, 1, 0, 32}, {2, 4, 8, FLIP, 64},
+	[T_Q8_0] = {64, 68, 4, 0, {{0, 2, 1, 0, 0}, {34, 2, 1, 0, 32}, {2, 4, 8, FLIP, 64},
 	                        {36, 4, 8, FLIP, 576}}},
-	[T_MXFP4] = {64, 34, 4, {{0, 1, 1, 0, 0}, {17, 1, 1, 0, 16}, {1, 4, 4, 0, 32}, {18, 4, 4, 0, 288}}},
-	[T_Q2_K] = {256, 84, 4, {{80, 2, 1, 0, 0}, {82, 2, 1, 0, 32}, {0, 4, 4, 0, 64}, {16, 4, 16, 0, 320}}},
-	[T_Q3_K] = {256, 110, 4, {{0, 4, 8, 0, 0}, {32, 4, 16, 0, 512}, {96, 4, 3, 0, 1536},
-	                          {108, 2, 1, 0, 1728}}},
-	[T_Q4_K] = {256, 144, 4, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 32, 0, 256}}},
-	[T_Q5_K] = {256, 176, 5, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 8, 0, 256},
+	[T_MXFP4] = {64, 34, 4, 32, {{1, 4, 4, 0, 0}, {18, 4, 4, 0, 256}, {0, 1, 1, 0, 512}, {17, 1, 1, 0, 528}}},
+	[T_Q2_K] = {256, 84, 4, 0, {{80, 2, 1, 0, 0}, {82, 2, 1, 0, 32}, {0, 4, 4, 0, 64}, {16, 4, 16, 0, 320}}},
+	[T_Q3_K] = {256, 110, 4, 32, {{96, 4, 3, 0, 0}, {0, 4, 8, 0, 192}, {32, 4, 16, 0, 704},
+	                              {108, 2, 1, 0, 1728}}},
+	[T_Q4_K] = {256, 144, 4, 0, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 32, 0, 256}}},
+	[T_Q5_K] = {256, 176, 5, 0, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 3, 0, 64}, {16, 4, 8, 0, 256},
 	                          {48, 4, 32, 0, 768}}},
-	[T_Q6_K] = {256, 210, 4, {{0, 4, 32, 0, 0}, {128, 4, 16, 0, 2048}, {192, 4, 4, 0, 3072},
-	                          {208, 2, 1, 0, 3328}}},
-	[T_IQ4XS] = {256, 136, 4, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 1, 0, 64}, {8, 4, 32, 0, 128}}},
+	[T_Q6_K] = {256, 210, 6, 32, {{192, 4, 4, 0, 0}, {0, 4, 16, 0, 256}, {128, 4, 8, 0, 1280},
+	                              {64, 4, 16, 0, 1792}, {160, 4, 8, 0, 2816}, {208, 2, 1, 0, 3328}}},
+	[T_IQ4XS] = {256, 136, 4, 0, {{0, 2, 1, 0, 0}, {2, 2, 1, 0, 32}, {4, 4, 1, 0, 64}, {8, 4, 32, 0, 128}}},
 };
 
 const format *type_format(int type)
@@ -99,10 +101,22 @@ static void pack_quads(const segment *g, const uint8_t *rows, int64_t stride, ui
 			           unit + g->to + 4 * TILE * i + 4 * r);
 }
 
-static void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int n, uint8_t *unit)
+// unit_main returns the bytes of a unit that lie together.
+static int64_t unit_main(const format *f) { return f->bytes * TILE - f->tail; }
+
+// unit_of returns where offset 0 of a segment's unit would be.
+static inline int64_t unit_of(const format *f, const segment *g, int64_t u, int64_t units)
+{
+	int64_t main = unit_main(f);
+	return g->to < main ? u * main : units * main + u * f->tail - main;
+}
+
+static void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int n, int64_t u,
+                      int64_t units, uint8_t *tile)
 {
 	for (int s = 0; s < f->segments; s++) {
 		const segment *g = &f->segment[s];
+		uint8_t *unit = tile + unit_of(f, g, u, units);
 		if (n == TILE && g->width == 4 && g->count % 4 == 0) {
 			pack_quads(g, rows, stride, unit);
 			continue;
@@ -125,28 +139,29 @@ enum { TAIL_MAX = 68 };
 void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile)
 {
 	uint8_t tail[TILE * TAIL_MAX]; // a unit with one of its two blocks
-	int64_t at = 0, unit = f->bytes * TILE, whole = row_bytes / f->bytes * f->bytes;
-	if (n < TILE)
-		memset(tile, 0, (size_t)((row_bytes + f->bytes - 1) / f->bytes * unit));
-	for (; at < whole; at += f->bytes, tile += unit)
-		pack_unit(f, rows + at, row_bytes, n, tile);
+	int64_t at = 0, u = 0, whole = row_bytes / f->bytes * f->bytes;
+	int64_t units = (row_bytes + f->bytes - 1) / f->bytes;
+	if (n < TILE || whole < row_bytes)
+		memset(tile, 0, (size_t)(units * f->bytes * TILE));
+	for (; at < whole; at += f->bytes, u++)
+		pack_unit(f, rows + at, row_bytes, n, u, units, tile);
 	if (at < row_bytes) {
 		memset(tail, 0, sizeof tail);
 		for (int r = 0; r < n; r++)
 			memcpy(tail + r * f->bytes, rows + r * row_bytes + at, (size_t)(row_bytes - at));
-		memset(tile, 0, (size_t)unit);
-		pack_unit(f, tail, f->bytes, n, tile);
+		pack_unit(f, tail, f->bytes, n, u, units, tile);
 	}
 }
 
 // tile_unpack_row is the inverse for one row.
 void tile_unpack_row(const format *f, const uint8_t *tile, int r, int64_t units, uint8_t *out)
 {
-	for (int64_t u = 0; u < units; u++, tile += f->bytes * TILE, out += f->bytes) {
+	for (int64_t u = 0; u < units; u++, out += f->bytes) {
 		for (int s = 0; s < f->segments; s++) {
 			const segment *g = &f->segment[s];
+			const uint8_t *unit = tile + unit_of(f, g, u, units);
 			for (int i = 0; i < g->count; i++) {
-				const uint8_t *from = tile + g->to + g->width * (TILE * i + r);
+				const uint8_t *from = unit + g->to + g->width * (TILE * i + r);
 				uint8_t *to = out + g->from + g->width * i;
 				memcpy(to, from, g->width);
 				if (g->change != PLAIN) {

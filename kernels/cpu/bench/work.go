@@ -70,7 +70,7 @@ func (w *work) decode(d *cpu.Device, kind quant.Type, bytes int64) error {
 func (w *work) experts(d *cpu.Device, kind quant.Type, rows int, bytes int64) error {
 	const together = 8
 	size, _ := kind.RowBytes(dim)
-	n := min(expertsMax, max(1, int(bytes/(3*size*width)))) / together * together
+	n := max(together, min(expertsMax, int(bytes/(3*size*width)))/together*together)
 	if rows >= 16 { // these compute for longer than they read
 		n = max(together, n*8/rows/together*together)
 	}
