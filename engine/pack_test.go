@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/moering/moering/engine/internal/arch"
+	"github.com/moering/moering/engine/internal/weights"
 	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/offload/store"
 )
@@ -128,41 +129,104 @@ func TestPackedStreamsTheSameLogits(t *testing.T) {
 	}
 }
 
-// Grouped: each expert is one extent at a multiple of a page, and so is what other formats spread.
-// A layer's dense weights lie side by side.
-func TestGroupedExpertIsOneExtent(t *testing.T) {
-	path, r := packTo(t, tiny, PackOptions{})
-	if r.Layout != "grouped" {
-		t.Errorf("layout %q", r.Layout)
-	}
-	m := loadModel(t, path)
-	end := int64(0)
-	for i := range m.Groups {
-		g := &m.Groups[i]
-		x, ok := g.Extent(store.PackAlignment)
-		if !ok || x.Offset%store.PackAlignment != 0 || x.Size < g.Bytes() || x.Offset < end ||
-			x.Size >= g.Bytes()+2*store.PackAlignment {
-			t.Fatalf("group %d of %d bytes: extent %+v, %v", i, g.Bytes(), x, ok)
+// span is the range of a file that parts take, and how often the next part does not begin at the page
+// after the one before.
+func span(parts []arch.Part) (first, last int64, gaps int) {
+	first = parts[0].Extent.Offset
+	for i, p := range parts {
+		page := (last + store.PackAlignment - 1) / store.PackAlignment * store.PackAlignment
+		if i > 0 && p.Extent.Offset != page {
+			gaps++
 		}
-		end = x.End()
+		last = p.Extent.End()
 	}
-	for l, dense := range m.Dense {
-		first, last := int64(1<<62), int64(0)
-		for _, p := range dense {
-			first, last = min(first, p.Extent.Offset), max(last, p.Extent.End())
+	return first, last, gaps
+}
+
+// Grouped: each expert, and a layer's matrices apart from experts, are one range from a page on, and
+// take one read. Stacked: an expert takes three.
+func TestGroupedExpertIsOneRead(t *testing.T) {
+	for layout, reads := range map[string]int64{"grouped": 1, "stacked": 3} {
+		path, r := packTo(t, tiny, PackOptions{Layout: layout})
+		if r.Layout != layout {
+			t.Errorf("layout %q", r.Layout)
 		}
-		for _, g := range m.Groups {
-			if x, _ := g.Extent(store.PackAlignment); x.End() > first && x.Offset < last {
-				t.Errorf("group %d/%d lies among the dense weights of layer %d", g.Layer, g.Index, l)
+		m := loadModel(t, path)
+		groups := append(weights.Experts(m), weights.Layers(m)...)
+		for i := range groups {
+			want := 0
+			if layout == "stacked" && groups[i].Index >= 0 {
+				want = 2
+			}
+			if at, _, gaps := span(groups[i].Parts); gaps != want || at%store.PackAlignment != 0 {
+				t.Fatalf("%s: %v begins at %d and has %d gaps", layout, &groups[i], at, gaps)
+			}
+		}
+		e := open(t, path, Options{Context: 64, Prefetch: Off})
+		before := e.Stats()
+		generate(t, session(t, e), []int32{1, 2, 3}, 4)
+		s := e.Stats().Sub(before)
+		if s.Misses == 0 || s.Reads != reads*s.Misses {
+			t.Errorf("%s: %d reads for %d groups", layout, s.Reads, s.Misses)
+		}
+	}
+}
+
+// Invariant 4: a flipped bit of an expert, of a weight that stays, of a norm or of the header is an
+// error that names the place, at the latest when the weight is wanted, and never a token.
+func TestFlippedBitIsNeverComputedWith(t *testing.T) {
+	whole, _ := packTo(t, tiny, PackOptions{})
+	m := loadModel(t, whole)
+	rng := rand.New(rand.NewPCG(12, 12))
+	parts := map[string]arch.Part{"expert": m.Groups[3].Down, "matrix": m.Dense[1][arch.Query],
+		"norm": m.Dense[2][arch.FFNNorm], "router": m.Dense[3][arch.Router],
+		"embedding": m.Head[arch.Embedding]}
+	for what, p := range parts {
+		for range 3 {
+			b := readFile(t, whole)
+			b[p.Extent.Offset+rng.Int64N(p.Extent.Size)] ^= 1 << rng.IntN(8)
+			path := filepath.Join(t.TempDir(), "m.gguf")
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := useAllExperts(path); !errors.Is(err, ErrFormat) ||
+				!strings.Contains(err.Error(), p.Name) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s: %v", what, err)
 			}
 		}
 	}
-	stacked, _ := packTo(t, tiny, PackOptions{Layout: "stacked"})
-	for _, g := range loadModel(t, stacked).Groups {
-		if _, ok := g.Extent(store.PackAlignment); ok {
-			t.Fatal("an expert of stacked tensors is one extent")
-		}
+	if err := useAllExperts(whole); err != nil {
+		t.Error(err)
 	}
+	b := readFile(t, whole)
+	at := bytes.Index(b, []byte("rope.freq_base")) + len("rope.freq_base") + 4
+	b[at+2] ^= 1
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := useAllExperts(path); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "header") {
+		t.Errorf("header: %v", err)
+	}
+}
+
+// useAllExperts opens a model and computes with so many tokens that every expert of the tiny model
+// is wanted.
+func useAllExperts(path string) (err error) {
+	e, err := Open(path, Options{Context: 256})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	s, err := e.NewSession()
+	if err != nil {
+		return err
+	}
+	ids := make([]int32, 250)
+	for i := range ids {
+		ids[i] = int32(i * 8)
+	}
+	return s.Feed(context.Background(), ids)
 }
 
 // Metadata and weights of a GGUF file stay byte for byte; one layout becomes the other and back.

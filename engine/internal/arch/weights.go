@@ -63,22 +63,6 @@ func (e *Expert) Bytes() int64 {
 	return e.Gate.Extent.Size + e.Up.Extent.Size + e.Down.Extent.Size
 }
 
-// Extent is the one span of bytes that holds the expert as packed files have it: its weights in the
-// order of Parts, each at the first multiple of align (a power of two) behind the one before. One
-// read of its hull puts every weight where the hulls of the parts, one behind the other, would. ok
-// is false where the weights do not lie so; then each is read by itself.
-func (e *Expert) Extent(align int64) (span store.Extent, ok bool) {
-	span = e.Gate.Extent
-	for _, p := range [...]*Part{&e.Up, &e.Down} {
-		next := (span.End() + align - 1) &^ (align - 1)
-		if p.Extent.File != span.File || p.Extent.Offset != next {
-			return e.Gate.Extent, false
-		}
-		span.Size = p.Extent.End() - span.Offset
-	}
-	return span, span.Offset&(align-1) == 0
-}
-
 // Model is a store's model, understood.
 type Model struct {
 	Spec

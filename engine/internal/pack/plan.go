@@ -38,8 +38,8 @@ type plan struct {
 	err   error
 }
 
-// makePlan lists the tensors of the packed file in order: the head, then layer by layer what stays
-// and what streams.
+// makePlan lists the tensors of the packed file in order: the head, then layer by layer the matrices
+// that may stream as one, the vectors and routers that stay, and the experts.
 func makePlan(m *arch.Model, o Options) (*plan, error) {
 	p := &plan{m: m, layout: o.Layout, notes: map[string]int{}}
 	var err error
@@ -53,14 +53,25 @@ func makePlan(m *arch.Model, o Options) (*plan, error) {
 	}
 	p.ropeDivisors()
 	for l := range m.Layers {
-		for role := arch.AttnNorm; role <= arch.SharedRouter; role++ {
-			if part, ok := m.Dense[l][role]; ok {
-				p.single(part, l, p.dense)
-			}
-		}
+		p.layer(l, func(part arch.Part) bool { return !stays(part) })
+		p.layer(l, stays)
 		p.experts(l)
 	}
 	return p, p.err
+}
+
+// stays reports a weight that is small and moves in no group: a vector or a router.
+func stays(part arch.Part) bool {
+	return part.Rows == 1 || part.Role == arch.Router
+}
+
+// layer plans those of a layer's weights apart from experts that pick names, in order of role.
+func (p *plan) layer(l int, pick func(arch.Part) bool) {
+	for role := arch.AttnNorm; role <= arch.SharedRouter; role++ {
+		if part, ok := p.m.Dense[l][role]; ok && pick(part) {
+			p.single(part, l, p.dense)
+		}
+	}
 }
 
 func (p *plan) isGGUF() bool { return p.m.Store.Format() == store.FormatGGUF }
@@ -91,7 +102,6 @@ func (p *plan) single(part arch.Part, layer int, want quant.Type) {
 	s := source{part: part}
 	kind := part.Type
 	switch part.Role {
-	case arch.Router, arch.SharedRouter:
 	case arch.Query, arch.QueryBias:
 		s.heads = p.headsToReorder(p.m.Heads)
 	case arch.Key, arch.KeyBias:
@@ -100,7 +110,7 @@ func (p *plan) single(part arch.Part, layer int, want quant.Type) {
 	switch {
 	case vector && !p.isGGUF():
 		kind = quant.F32 // other readers know vectors in this type alone; no value changes
-	case !vector && part.Role != arch.Router && part.Role != arch.SharedRouter:
+	case !stays(part):
 		kind = p.choose(part, want)
 	}
 	p.targets = append(p.targets, target{name: name, kind: kind, shape: shape, sources: []source{s}})
