@@ -35,6 +35,7 @@ type Device struct {
 	ordinal  C.int
 	context  C.uint64_t
 	declares bool // the library wants to know what launches touch
+	halves   bool // of planners
 	modules  modules
 
 	lost atomic.Pointer[error] // the failure after which the context gives no other
@@ -72,7 +73,8 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{driver: driver, declares: C.driver_declares(driver.c) != 0, references: 1,
+	d := &Device{driver: driver, declares: C.driver_declares(driver.c) != 0,
+		halves: o.HalfActivations, references: 1,
 		streams: make(map[*stream]struct{}), buffers: make(map[*kernels.Buffer]kind)}
 	d.close = sync.OnceValue(d.shut)
 	if d.ordinal, d.about, err = driver.find(o.Device); err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -23,25 +24,23 @@ var measure = flag.String("measure", "", "measure the device: full, or tiny for 
 
 // sizes are what the measurements are made with.
 type sizes struct {
-	copyBytes            int64
-	sections             int
-	sectionBytes         int64
-	gemvRows, gemvCols   int
-	experts, tokens      int
-	dim, width           int
-	repeats, launches    int
-	decodeRows, overlaps int
+	copyBytes          int64
+	sections           int
+	sectionBytes       int64
+	gemvRows, gemvCols int
+	experts, tokens    int
+	dim, width         int
+	repeats, launches  int
 }
 
 func fullSizes() sizes {
 	return sizes{copyBytes: 512 << 20, sections: 24, sectionBytes: 64 << 20, gemvRows: 16384,
-		gemvCols: 8192, experts: 16, tokens: 256, dim: 4096, width: 2048, repeats: 7, launches: 2000,
-		overlaps: 5}
+		gemvCols: 8192, experts: 16, tokens: 256, dim: 4096, width: 2048, repeats: 7, launches: 2000}
 }
 
 func tinySizes() sizes {
 	return sizes{copyBytes: 256 << 10, sections: 4, sectionBytes: 16 << 10, gemvRows: 32, gemvCols: 256,
-		experts: 2, tokens: 3, dim: 256, width: 256, repeats: 2, launches: 4, overlaps: 1}
+		experts: 2, tokens: 3, dim: 256, width: 256, repeats: 2, launches: 4}
 }
 
 // bench is a device that is measured.
@@ -66,7 +65,27 @@ func TestMeasure(t *testing.T) {
 	default:
 		t.Fatalf("-measure %q", *measure)
 	}
-	d, err := Open(Options{Library: library(t)})
+	b := openBench(t, size, false)
+	b.copies()
+	b.deviceMemory()
+	b.launches()
+	for _, kind := range []quant.Type{quant.BF16, quant.F16, quant.Q8_0, quant.Q4_K, quant.MXFP4} {
+		b.gemv(kind)
+	}
+	for _, kind := range []quant.Type{quant.BF16, quant.Q8_0, quant.Q4_K} {
+		b.experts(kind)
+		b.overlap(kind)
+	}
+	halves := openBench(t, size, true)
+	halves.copyIn, halves.memory = b.copyIn, b.memory
+	halves.gemv(quant.BF16)
+	halves.experts(quant.BF16)
+	halves.overlap(quant.BF16)
+}
+
+func openBench(t *testing.T, size sizes, halves bool) *bench {
+	t.Helper()
+	d, err := Open(Options{Library: library(t), HalfActivations: halves})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,24 +94,18 @@ func TestMeasure(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	b := &bench{t: t, d: d, s: newStream(t, d, "compute"), size: size}
-	b.copies()
-	b.deviceMemory()
-	b.launches()
-	for _, kind := range []quant.Type{quant.BF16, quant.F16, quant.Q8_0, quant.Q4_K, quant.MXFP4} {
-		b.gemv(kind)
-	}
-	for _, kind := range []quant.Type{quant.BF16, quant.Q4_K} {
-		b.experts(kind)
-		b.overlap(kind)
-	}
+	return &bench{t: t, d: d, s: newStream(t, d, "compute"), size: size}
 }
 
 // record writes a result as a JSON line, on MOERING_MEASURE_FILE or the test's log.
 func (b *bench) record(what string, fields map[string]any) {
 	about := b.d.About()
 	fields["what"], fields["device"], fields["uuid"] = what, about.Name, about.UUID
+	fields["half_activations"] = b.d.halves
 	fields["driver_cuda"] = versionText(about.DriverVersion)
+	if v := os.Getenv("MOERING_DRIVER"); v != "" {
+		fields["driver"] = v
+	}
 	fields["date"], fields["commit"] = time.Now().UTC().Format(time.RFC3339),
 		os.Getenv("MOERING_COMMIT")
 	if *measure != "full" {
@@ -284,10 +297,14 @@ func (b *bench) freeLayer(op *kernels.ExpertFFN) {
 func (b *bench) experts(kind quant.Type) {
 	op, flops := b.layer(kind)
 	t, spread := b.seconds(func() { b.s.Run(op); b.sync(b.s) })
-	z := b.size
-	b.record("grouped expert product", map[string]any{"type": kind.String(), "experts": z.experts,
-		"tokens_an_expert": z.tokens, "dim": z.dim, "width": z.width, "seconds_median": t,
-		"seconds_spread": spread, "tflop_per_s": flops / t / 1e12})
+	z, rate := b.size, flops/t/1e12
+	fields := map[string]any{"type": kind.String(), "experts": z.experts, "tokens_an_expert": z.tokens,
+		"dim": z.dim, "width": z.width, "seconds_median": t, "seconds_spread": spread,
+		"tflop_per_s": rate}
+	if peer, err := strconv.ParseFloat(os.Getenv("MOERING_TORCH_TFLOPS"), 64); err == nil && peer > 0 {
+		fields["torch_tflop_per_s"], fields["share_of_torch"] = peer, rate/peer
+	}
+	b.record("grouped expert product", fields)
 	b.freeLayer(op)
 }
 

@@ -18,10 +18,12 @@ import (
 const (
 	bytesMax  = 1 << 46 // what a process can address
 	pageBytes = 4096
+	// unitBytes is what kernels read at a time: memory ends at a multiple of it.
+	unitBytes = 16
 	hugeBytes = 2 << 20 // host memory of that size and above is aligned to it
 )
 
-// Alloc returns zeroed device memory, aligned to 256 bytes. It waits for the zeros.
+// Alloc returns zeroed device memory, aligned to 256 bytes. It waits until it is zeroed.
 func (d *Device) Alloc(bytes int64) (*kernels.Buffer, error) {
 	if bytes < 0 || bytes > bytesMax {
 		return nil, fmt.Errorf("%w: cuda: a buffer of %d bytes", kernels.ErrDevice, bytes)
@@ -43,7 +45,7 @@ func (d *Device) alloc(bytes int64) (*kernels.Buffer, error) {
 		return nil, err
 	}
 	var at C.uint64_t
-	size := C.uint64_t(max(bytes, 1))
+	size := C.uint64_t(roundUp(max(bytes, 1), unitBytes))
 	r := C.memory_alloc(d.driver.c, d.context, size, &at)
 	if r != 0 {
 		_ = d.take(-bytes)

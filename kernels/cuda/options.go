@@ -12,6 +12,10 @@ type Options struct {
 	// MemoryBytes bounds the device memory that Alloc gives; 0 takes what is free at Open, less
 	// reserveBytes.
 	MemoryBytes int64
+	// HalfActivations rounds the activations of products with F16 and BF16 weights to bfloat16, except
+	// in ops that are Exact: three times fewer products for the tensor cores, and the accuracy with
+	// which such models are usually served. Without it activations keep float32's.
+	HalfActivations bool
 }
 
 // DeviceInfo describes a device that the driver sees.

@@ -113,7 +113,7 @@ func (b *batch) reset() {
 
 // NewStream returns a stream; the name appears in its errors.
 func (d *Device) NewStream(name string) (kernels.Stream, error) {
-	s := &stream{dev: d, name: name, plan: planner{declare: true}}
+	s := &stream{dev: d, name: name, plan: planner{declare: true, halves: d.halves}}
 	s.idle = sync.NewCond(&s.mu)
 	if err := s.batch.open(d.declares); err != nil {
 		return nil, err

@@ -245,7 +245,7 @@ func TestOpsInSteadyStateAllocateNothing(t *testing.T) {
 		step()
 	}
 	before := p.ask("live")
-	if n := testing.AllocsPerRun(2*marksChunk, step); n > 0 {
+	if n := testing.AllocsPerRun(50, step); n > 0 {
 		t.Errorf("%v allocations a step", n)
 	}
 	if after := p.ask("live"); after != before {
