@@ -23,6 +23,7 @@ type KernelResult struct {
 	Operations  float64 `json:"operations"` // a multiply-add counts as two
 	Repetitions int     `json:"repetitions"`
 	Seconds     float64 `json:"seconds"`
+	SecondsBest float64 `json:"seconds_best"`
 	BytesPerS   float64 `json:"bytes_per_s"`
 	OpsPerS     float64 `json:"operations_per_s"`
 	ReadLimit   float64 `json:"read_limit_bytes_per_s"`
