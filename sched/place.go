@@ -126,5 +126,11 @@ func placeDense(dense []int64, bytes int64) DensePlacement {
 			break
 		}
 	}
+	for l, n := range dense { // where layers differ, some more may fit
+		if !p.Stays[l] && p.bytes()+n <= bytes {
+			p.Stays[l] = true
+			p.StayBytes, p.Streams = p.StayBytes+n, p.Streams-n
+		}
+	}
 	return p
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 )
 
+const planGroups = 60
+
 // naive is the plan as a list that is searched.
 type naive struct {
 	waiting []naiveWant
@@ -76,16 +78,22 @@ func TestPlanEqualsASortedList(t *testing.T) {
 	for seed := range uint64(40) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		inFlight, predicted := 1+rng.IntN(5), rng.IntN(4)
-		p, n := NewPlan(30, inFlight, predicted), &naive{}
+		p, n := NewPlan(planGroups, inFlight, predicted), &naive{}
 		allowed := 0
 		for step := range 600 {
-			group := rng.IntN(30)
-			switch rng.IntN(8) {
+			group := rng.IntN(planGroups)
+			switch rng.IntN(10) {
 			case 0, 1, 2:
 				c, d, pr := Class(rng.IntN(3)), rng.Int64N(6), float64(rng.IntN(4))/4
+				if rng.IntN(10) < int(seed%10) { // with some seeds nearly all are guesses
+					c = ClassPredicted
+				}
 				p.Want(group, c, d, pr)
 				n.want(group, c, d, pr)
-			case 3:
+			case 3, 7, 8:
+				if len(n.flying) > 0 && rng.IntN(4) > 0 {
+					group = n.flying[rng.IntN(len(n.flying))].group
+				}
 				p.Done(group)
 				if i := n.find(n.flying, group); i >= 0 {
 					n.flying = slices.Delete(n.flying, i, i+1)
@@ -93,7 +101,7 @@ func TestPlanEqualsASortedList(t *testing.T) {
 			case 4:
 				allowed = rng.IntN(5)
 				p.Allow(allowed)
-			case 5:
+			case 5, 9:
 				want := n.find(n.waiting, group) >= 0
 				if got := p.Cancel(group); got != want {
 					t.Fatalf("seed %d, step %d: cancelled %v, want %v", seed, step, got, want)
@@ -102,7 +110,7 @@ func TestPlanEqualsASortedList(t *testing.T) {
 					return w.group == group
 				})
 			case 6:
-				end := group + rng.IntN(30-group)
+				end := group + rng.IntN(min(planGroups-group, 4))
 				before := len(n.waiting)
 				n.waiting = slices.DeleteFunc(n.waiting, func(w naiveWant) bool {
 					return w.class == ClassPredicted && w.group >= group && w.group < end

@@ -138,3 +138,44 @@ func TestPredictorAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Many layers that each lose too little to be judged are judged together.
+func TestPredictionAsAWholeIsSwitchedOff(t *testing.T) {
+	p := NewPredictor(PredictorOptions{Layers: 64, Experts: 8, Ranks: 1})
+	pass := func() (guesses int) {
+		for l := 3; l < 64; l++ { // the first layers have no experts
+			guesses += len(p.Propose(l, []int32{1}))
+			p.Outcome(l, Wasted, 100)
+			p.Observe(l, []int32{1})
+		}
+		return guesses
+	}
+	if pass() != 61 {
+		t.Fatal("prediction does not begin switched on")
+	}
+	for range 6 {
+		pass()
+	}
+	if r := p.Report(); pass() != 0 || r.On || !r.LayerOn[3] {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What was learned long ago is forgotten, and tried again.
+func TestPredictorForgets(t *testing.T) {
+	p := NewPredictor(PredictorOptions{Layers: 1, Experts: 8, Ranks: 1})
+	for range 50 {
+		p.Propose(0, []int32{1})
+		p.Observe(0, []int32{2})
+	}
+	if got := p.Propose(0, []int32{1}); slices.ContainsFunc(got, func(g Guess) bool { return g.Expert == 1 }) {
+		t.Errorf("never right, and proposed: %v", got)
+	}
+	for range 3000 {
+		p.Propose(0, nil)
+		p.Observe(0, []int32{2})
+	}
+	if got := p.Propose(0, []int32{1}); !slices.ContainsFunc(got, func(g Guess) bool { return g.Expert == 1 }) {
+		t.Errorf("not tried again: %v", got)
+	}
+}

@@ -200,6 +200,9 @@ func TestPredictionSavesTimeWhereTheDiskIsIdle(t *testing.T) {
 	without = simulate(t, trace, o)
 	o.Predict = true
 	with = simulate(t, trace, o)
+	if with.Predictor.CancelledBytes == 0 { // a router speaks before all its guesses are read
+		t.Errorf("nothing is cancelled: %+v", with.Predictor)
+	}
 	if with.Seconds > 1.02*without.Seconds {
 		t.Errorf("saturated disk: %.2f s with prediction, %.2f without", with.Seconds, without.Seconds)
 	}
@@ -246,5 +249,67 @@ func TestSweepKeepsTheDiskBusy(t *testing.T) {
 	o.NoSweep = true
 	if n := simulate(t, trace, o); n.Seconds < 1.1*r.Seconds || n.SweepPasses != 0 {
 		t.Errorf("by demand %.4f s, read ahead %.4f", n.Seconds, r.Seconds)
+	}
+}
+
+// Reading ahead is bounded by the ring: with two sections, two groups are there when a router has
+// spoken, and each further one is read when one before it is computed.
+func TestSweepIsBoundedByTheRing(t *testing.T) {
+	s := TraceShape{Layers: 1, Experts: 8, TopK: 8, GroupBytes: 1000}
+	pass := [][]int32{{0, 1, 2, 3, 4, 5, 6, 7}}
+	trace := makeTrace(t, s, [][][]int32{pass, pass, pass}, nil)
+	r := simulate(t, trace, SimulateOptions{Ring: 2, Bandwidth: 1e6, PassSeconds: 8e-3, Skip: 1})
+	if want := 2 * (8e-3 + 6e-3); math.Abs(r.Seconds-want) > 1e-9 {
+		t.Errorf("%.4f s, want %.4f", r.Seconds, want)
+	}
+}
+
+// A sweep after passes of the latency regime begins to read when it begins.
+func TestSweepDoesNotReadInThePast(t *testing.T) {
+	s := TraceShape{Layers: 1, Experts: 8, TopK: 4, GroupBytes: 1000}
+	one := TracePass{Rows: 1, Layers: []TraceLayer{{IDs: []int32{0, 1, 2, 3}}}}
+	ids := []int32{0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7}
+	many := TracePass{Rows: 4, Layers: []TraceLayer{{IDs: ids}}}
+	trace, err := ReadTrace(bytes.NewReader(writeTrace(t, s, []TracePass{one, one, many})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 1 ms and four reads; 1 ms; 1 ms, in which the first of four is read.
+	r := simulate(t, trace, SimulateOptions{Places: 4, Bandwidth: 1e6, PassSeconds: 1e-3})
+	if want := 10e-3; math.Abs(r.Seconds-want) > 1e-9 || r.SweepPasses != 1 || r.Hits != 8 {
+		t.Errorf("%.4f s, want %.4f: %+v", r.Seconds, want, r)
+	}
+}
+
+// The hand gives a second chance to what was used again, and passes over what is pinned.
+func TestPlacesGiveASecondChance(t *testing.T) {
+	c := newPlaces(3, 0, 9, &lru{last: make([]uint64, 9)})
+	for g := range 4 { // 3 evicts 0, after every chance was taken away
+		c.load(g)
+	}
+	c.sections[c.find(1)].hot = true
+	c.load(4)
+	if c.find(0) != absent || c.find(1) == absent || c.find(2) != absent {
+		t.Errorf("%+v", c.sections)
+	}
+	for i := range c.sections {
+		c.sections[i].pinned = true
+	}
+	if c.load(5) != absent {
+		t.Errorf("%+v", c.sections)
+	}
+}
+
+// A pinned group may be cast off, so that a better one takes its place, and stays until it is let
+// go.
+func TestWhatIsPinnedMayBeCastOff(t *testing.T) {
+	p := &lru{last: make([]uint64, 9)}
+	c := newPlaces(2, 1, 9, p)
+	p.Use(0)
+	c.sections[c.load(0)].pinned = true
+	p.Use(1)
+	c.load(1)
+	if i := c.find(0); i == absent || c.sections[i].moored || !c.sections[c.find(1)].moored {
+		t.Errorf("%+v", c.sections)
 	}
 }

@@ -9,7 +9,7 @@ import (
 func randomDense(rng *rand.Rand) []int64 {
 	dense := make([]int64, rng.IntN(12))
 	for l := range dense {
-		dense[l] = 20 + rng.Int64N(30)
+		dense[l] = 20 + rng.Int64N(100)
 	}
 	return dense
 }
@@ -56,9 +56,11 @@ func TestPlaceStreamsDenseWeightsThatDoNotFit(t *testing.T) {
 					streams)
 			}
 			streams = stream
-			if stream > 0 && p.Cache > 2 {
-				t.Fatalf("seed %d, budget %d: experts are cached while dense weights stream: %+v", seed,
-					d.Budget, p)
+			spare := d.Budget - p.Least + min(all, 2*most) - p.Dense.bytes()
+			for l, n := range d.Dense {
+				if !p.Dense.Stays[l] && n <= spare {
+					t.Fatalf("seed %d, budget %d: layer %d streams and would fit: %+v", seed, d.Budget, l, p)
+				}
 			}
 		}
 		if streams != 0 {

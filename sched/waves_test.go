@@ -45,7 +45,7 @@ func TestWavesKeepTheirBoundsAndFinishEveryJob(t *testing.T) {
 		for len(f.s.Active)+len(f.s.Waiting) > 0 {
 			f.m.Next(f.s, &f.w)
 			w := &f.w
-			if n := w.Decode + w.Prefill; n > max(m.RowsMax, len(f.s.Active)) {
+			if n := w.Decode + w.Prefill; n > m.RowsMax {
 				t.Fatalf("seed %d: %d rows of %d", seed, n, m.RowsMax)
 			}
 			if n := len(f.s.Active) + len(w.Admit) - len(w.Preempt); n > m.SequencesMax {
@@ -100,7 +100,7 @@ func TestForecastOverlapsPrefillWithDecode(t *testing.T) {
 	if roof := max(r.ComputeSecs, r.LoadSeconds); r.Seconds > 1.15*roof {
 		t.Errorf("%.1f s, the busier of disk and cores alone %.1f s", r.Seconds, roof)
 	}
-	if n := r.Seconds; n > 1.01*firstSeconds(m, jobs) {
+	if n := r.Seconds; n > 1.003*firstSeconds(m, jobs) {
 		t.Errorf("filled up %.1f s, prompts first %.1f s", n, firstSeconds(m, jobs))
 	}
 	m.KVTokens /= 8 // too few sequences to decode at the balance: prompts must last
@@ -189,5 +189,25 @@ func TestNextAllocatesNothing(t *testing.T) {
 	m.Next(s, &w)
 	if n := testing.AllocsPerRun(10, func() { m.Next(s, &w) }); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Where memory runs out, the sequences that are cheapest to compute again go, the latest first
+// among equals, one stays, and nobody comes in.
+func TestPreemptionTakesTheCheapest(t *testing.T) {
+	m := yardstick()
+	m.Optimistic, m.KVPageTokens = true, 1
+	s := WaveState{Waiting: []Job{{Prompt: 1, MaxNew: 1}}}
+	for _, fed := range []int{50, 10, 10, 40} {
+		s.Active = append(s.Active, Active{Job: Job{Prompt: fed, MaxNew: 90, Expect: 1}, Fed: fed, New: 1})
+	}
+	var w Wave
+	for tokens, want := range map[int64][]int{114: {}, 113: {2}, 102: {2, 1}, 91: {2, 1, 3}, 10: {2, 1, 3}} {
+		m.KVTokens = tokens
+		m.Next(s, &w)
+		if !slices.Equal(w.Preempt, want) || w.Decode != 4-len(want) ||
+			len(want) > 0 && len(w.Admit) > 0 {
+			t.Errorf("%d tokens: %+v, want %v preempted", tokens, w, want)
+		}
 	}
 }
