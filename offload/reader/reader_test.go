@@ -510,6 +510,9 @@ func TestRegisteredMemoryIsReadAlike(t *testing.T) {
 	arena := aligned(4 << 20)
 	r := uringOrSkip(t, names, Options{Arena: arena[:2<<20], ChunkBytes: 256 << 10})
 	t.Log(r.Info())
+	if !strings.Contains(r.Info(), " registered buffers") { // or says why there are none
+		t.Error("nothing is said of registered buffers")
+	}
 	defer closeReader(t, r)
 	for _, offset := range []int{0, 1 << 20, 2<<20 - 12<<10, 2 << 20, 3 << 20} {
 		var group sync.WaitGroup

@@ -1,10 +1,10 @@
 package reader
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,19 +20,14 @@ const (
 
 	sqeFixedFile = 1 << 0
 
-	enterGetEvents = 1 << 0
-	enterExtArg    = 1 << 3
-
 	registerBuffers = 0
 	registerFiles   = 2
+	registerEvent   = 4
 
-	setupClamp        = 1 << 4
-	setupSingleIssuer = 1 << 12 // Linux 6.0: one thread submits
-	setupDeferTaskrun = 1 << 13 // Linux 6.1: completions run when that thread asks for them
+	setupClamp = 1 << 4
 
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
-	featExtArg     = 1 << 8 // Linux 5.11: waiting has a limit
 
 	offsetRings = 0
 	offsetSQEs  = 0x10000000
@@ -81,21 +76,14 @@ type cqe struct {
 	_        uint32
 }
 
-// waitArg is struct io_uring_getevents_arg: how long to wait.
-type waitArg struct {
-	_     [2]uint64 // no signal mask
-	limit uintptr   // address of a timespec
-}
-
 // The sizes are the kernel's; a constant that overflows does not compile.
 const (
 	_ = uint(120-unsafe.Sizeof(ringParams{})) + uint(unsafe.Sizeof(ringParams{})-120)
 	_ = uint(64-unsafe.Sizeof(sqe{})) + uint(unsafe.Sizeof(sqe{})-64)
 	_ = uint(16-unsafe.Sizeof(cqe{})) + uint(unsafe.Sizeof(cqe{})-16)
-	_ = uint(24-unsafe.Sizeof(waitArg{})) + uint(unsafe.Sizeof(waitArg{})-24)
 )
 
-// ring is one io_uring. It belongs to the thread that made it.
+// ring is one io_uring. One goroutine at a time may use it, on any thread.
 type ring struct {
 	fd           int
 	memory       []byte // both rings
@@ -108,41 +96,42 @@ type ring struct {
 	cqTail       *uint32 // moved by the kernel
 	sqMask       uint32
 	cqMask       uint32
-	deferred     bool
 	fixedFiles   bool
 	fixedBuffers int // registered
-	limit        kernelTime
-	wait         waitArg
 }
 
-// kernelTime is struct __kernel_timespec.
-type kernelTime struct{ seconds, nanos int64 }
-
-// newRing makes a ring with room for the entries. The caller's goroutine is locked to its thread.
-func newRing(entries int) (*ring, error) {
-	var params ringParams
-	fd := -1
-	for _, flags := range []uint32{setupSingleIssuer | setupDeferTaskrun, 0} {
-		params = ringParams{flags: setupClamp | flags}
-		n, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries),
-			uintptr(unsafe.Pointer(&params)), 0)
-		if errno == 0 {
-			fd = int(n)
-			break
-		}
-		if errno != unix.EINVAL || flags == 0 { // EINVAL: a kernel that lacks the flags
-			return nil, fmt.Errorf("%w: io_uring_setup: %w", ErrUnsupported, errno)
-		}
+// newRing makes a ring with room for the entries, which signals the event with every answer.
+func newRing(entries, event int) (*ring, error) {
+	params := ringParams{flags: setupClamp}
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries),
+		uintptr(unsafe.Pointer(&params)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("%w: io_uring_setup: %w", ErrUnsupported, errno)
 	}
-	r := &ring{fd: fd, deferred: params.flags&setupDeferTaskrun != 0}
+	r := &ring{fd: int(fd)}
 	if err := r.mapMemory(&params, entries); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	if err := r.try(); err != nil {
+	err := r.register(registerEvent, unsafe.Pointer(&[1]int32{int32(event)}), 1)
+	if err == nil {
+		err = r.try()
+	}
+	if err != nil {
 		r.close()
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return r, nil
+}
+
+// register gives the kernel a list of n things.
+func (r *ring) register(what uintptr, list unsafe.Pointer, n int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), what, uintptr(list),
+		uintptr(n), 0, 0)
+	runtime.KeepAlive(list)
+	if errno != 0 {
+		return fmt.Errorf("io_uring_register: %w", errno)
+	}
+	return nil
 }
 
 // mapMemory maps what the kernel shares; on failure the ring is closed.
@@ -152,7 +141,7 @@ func (r *ring) mapMemory(params *ringParams, entries int) (err error) {
 			r.close()
 		}
 	}()
-	const needed = featSingleMmap | featNoDrop | featExtArg
+	const needed = featSingleMmap | featNoDrop
 	if params.features&needed != needed || int(params.sqEntries) < entries {
 		return fmt.Errorf("io_uring_setup: features %#x, %d entries: the kernel is too old",
 			params.features, params.sqEntries)
@@ -184,10 +173,10 @@ func (r *ring) try() error {
 	*r.order() = sqe{opcode: opNop}
 	r.publish()
 	for range retriesMax {
-		if err := r.enter(1, 0); err != nil && err != unix.EINTR {
+		if err := r.submit(); err != nil && err != unix.EINTR {
 			return fmt.Errorf("io_uring_enter: %w", err)
 		}
-		if c, ok := r.answer(); ok {
+		if c, ok := r.answer(); ok { // an empty order is answered at once
 			if c.result != 0 {
 				return fmt.Errorf("an empty order fails: %w", unix.Errno(-c.result))
 			}
@@ -200,14 +189,9 @@ func (r *ring) try() error {
 // registerFiles gives the kernel the descriptors once, instead of with every read. An error leaves
 // plain descriptors in use.
 func (r *ring) registerFiles(fds []int32) error {
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFiles,
-		uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), 0, 0)
-	runtime.KeepAlive(fds)
-	if errno != 0 {
-		return errno
-	}
-	r.fixedFiles = true
-	return nil
+	err := r.register(registerFiles, unsafe.Pointer(&fds[0]), len(fds))
+	r.fixedFiles = err == nil
+	return err
 }
 
 // fixedBytesMax is the most that the kernel registers as one buffer.
@@ -222,20 +206,18 @@ func (r *ring) registerArena(arena []byte) error {
 		vectors = append(vectors, unix.Iovec{Base: &rest[0], Len: uint64(n)})
 		rest = rest[n:]
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerBuffers,
-		uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)), 0, 0)
-	runtime.KeepAlive(vectors)
-	if errno != 0 {
-		return fmt.Errorf("register %d bytes: %w%s", len(arena), errno, lockLimit(errno))
+	err := r.register(registerBuffers, unsafe.Pointer(&vectors[0]), len(vectors))
+	if err != nil {
+		return fmt.Errorf("register %d bytes: %w%s", len(arena), err, lockLimit(err))
 	}
 	r.fixedBuffers = len(vectors)
 	return nil
 }
 
 // lockLimit says what the limit of locked memory is, if that is what an error can be about.
-func lockLimit(errno unix.Errno) string {
+func lockLimit(err error) string {
 	var limit unix.Rlimit
-	if errno != unix.ENOMEM || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil ||
+	if !errors.Is(err, unix.ENOMEM) || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil ||
 		limit.Cur == unix.RLIM_INFINITY {
 		return ""
 	}
@@ -252,22 +234,16 @@ func (r *ring) publish() { atomic.StoreUint32(r.sqTail, *r.sqTail+1) }
 // unsubmitted is how many published orders the kernel has not taken.
 func (r *ring) unsubmitted() uint32 { return *r.sqTail - atomic.LoadUint32(r.sqHead) }
 
-// enter submits what was published and waits for at least so many answers, no longer than the limit
-// if that is above 0: then the error may be ETIME.
-func (r *ring) enter(answers int, limit time.Duration) error {
-	flags, argument, size := uintptr(enterGetEvents), uintptr(0), uintptr(0)
-	if limit > 0 {
-		// Both live in the ring, which does not move.
-		r.limit = kernelTime{int64(limit / time.Second), int64(limit % time.Second)}
-		r.wait.limit = uintptr(unsafe.Pointer(&r.limit))
-		flags |= enterExtArg
-		argument, size = uintptr(unsafe.Pointer(&r.wait)), unsafe.Sizeof(r.wait)
-	}
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd),
-		uintptr(r.unsubmitted()), uintptr(answers), flags, argument, size)
-	runtime.KeepAlive(r)
-	if errno != 0 {
-		return errno
+// submit hands the kernel what was published, and does not wait. The kernel starts reads without
+// blocking, or leaves them to threads of its own, so this is no call of which Go's scheduler must
+// know: telling it would wake its monitor for every read, which then costs more than the reading.
+func (r *ring) submit() error {
+	for r.unsubmitted() > 0 {
+		_, _, errno := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd),
+			uintptr(r.unsubmitted()), 0, 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
 	}
 	return nil
 }
