@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles kernels/cuda/*.cu to PTX with NVRTC, and assembles it with ptxas. See ./build.sh ptx --help.
+"""Compiles kernels/cuda/*.cu to PTX with NVRTC, and assembles it with ptxas: ./build.sh ptx --help.
 
 Run by the Python of the virtual environment that holds tools/cuda-requirements.txt.
 
@@ -50,7 +50,8 @@ class Compiler:
         with open(path, "rb") as f:
             source = f.read()
         program = ctypes.c_void_p()
-        code = self.lib.nvrtcCreateProgram(ctypes.byref(program), source, path.encode(), 0, None, None)
+        code = self.lib.nvrtcCreateProgram(
+            ctypes.byref(program), source, path.encode(), 0, None, None)
         if code != 0:
             sys.exit(f"ptx.py: {path}: {self.lib.nvrtcGetErrorString(code).decode()}")
         options = [o.encode() for o in options]
@@ -65,15 +66,16 @@ class Compiler:
 
 
 def modules():
-    """(name, source, definitions) of each module: one a source, and one a format of the products."""
+    """(name, source, definitions) of each module: one a source, one a format of the products."""
     for path in sorted(glob.glob(f"{SOURCES}/*.cu")):
         yield os.path.basename(path)[:-3], path, []
     with open(f"{SOURCES}/product_formats.inc") as f:
         for macro, args in re.findall(r"^(MR_\w+)\((.*)\)$", f.read(), re.M):
             name, kind, wp, xp, nt = args.split(", ")
             yield f"product_{name}", f"{SOURCES}/matmul.cu", [
-                f"-DMR_FORMAT_MACRO={macro}", f"-DMR_FORMAT_NAME={name}", f"-DMR_FORMAT_TYPE={kind}",
-                f"-DMR_FORMAT_WP={wp}", f"-DMR_FORMAT_XP={xp}", f"-DMR_FORMAT_NT={nt}"]
+                f"-DMR_FORMAT_MACRO={macro}", f"-DMR_FORMAT_NAME={name}",
+                f"-DMR_FORMAT_TYPE={kind}", f"-DMR_FORMAT_WP={wp}", f"-DMR_FORMAT_XP={xp}",
+                f"-DMR_FORMAT_NT={nt}"]
 
 
 def build(module):
@@ -81,8 +83,8 @@ def build(module):
     ptx = Compiler().compile(path, [
         f"--gpu-architecture={TARGET}", "-std=c++17", "-fmad=false", f"-I{SOURCES}", *definitions])
     head, body = ptx.split(".version", 1)  # the head names the compiler's build
-    return name, f"// {name}: made by ./build.sh ptx from {path}; do not edit.\n\n.version{body}".replace(
-        "\0", "")
+    title = f"// {name}: made by ./build.sh ptx from {path}; do not edit."
+    return name, f"{title}\n\n.version{body}".replace("\0", "")
 
 
 def assemble(job):
@@ -110,7 +112,8 @@ def sources():
 def main():
     check, verbose = "--check" in sys.argv[1:], "--verbose" in sys.argv[1:]
     folder = f"{SOURCES}/ptx"
-    with concurrent.futures.ProcessPoolExecutor() as pool:
+    # A process for each: the compiler numbers some labels through all that a process compiles.
+    with concurrent.futures.ProcessPoolExecutor(max_tasks_per_child=1) as pool:
         built = dict(pool.map(build, modules()))
     files = {f"{name}.ptx": ptx for name, ptx in built.items()} | {"sources.txt": sources()}
     present = set(os.listdir(folder)) if os.path.isdir(folder) else set()

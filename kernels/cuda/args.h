@@ -1,6 +1,7 @@
-// The arguments of the kernels: one structure a kernel, passed by value. The .cu sources, Go (through
-// cgo) and the stand-in driver's player all read this file, so it is plain C with fixed widths, and
-// device addresses are uint64_t. Shapes stand beside the addresses; "or 0" marks what may be absent.
+// The arguments of the kernels: one structure a kernel, passed by value. The .cu sources, Go
+// (through cgo) and the stand-in driver's player all read this file, so it is plain C with fixed
+// widths, and device addresses are uint64_t. Shapes stand beside the addresses; "or 0" marks what
+// may be absent.
 #ifndef MOERING_CUDA_ARGS_H
 #define MOERING_CUDA_ARGS_H
 
@@ -113,7 +114,7 @@ struct mr_cuda_attention_args {
 	int32_t rows, heads;
 	int32_t window;   // 0: none
 	int32_t segments; // of MR_SEGMENT positions, as many as the longest context may have
-	int32_t queries;  // query heads of a block
+	int32_t queries;  // query heads of a block, a multiple of 4
 	float scale;
 };
 

@@ -1,6 +1,6 @@
 // Combine: X[t] = X[t] + (sum_j Weights[t,j] Y[t*TopK+j] + sigmoid(SharedGate[t]) Shared[t]), j in
-// ascending order of IDs[t,j], each product and sum rounded by itself. A block has one row and 256 of
-// its elements. Roof: device memory.
+// ascending order of IDs[t,j], each product and sum rounded by itself. A block has one row and 256
+// of its elements. Roof: device memory.
 #include "common.cuh"
 
 MR_KERNEL(256) mr_combine(const MR_ARGS mr_cuda_combine_args a)

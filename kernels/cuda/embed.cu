@@ -1,5 +1,5 @@
-// Embed: Out[t] = Table[IDs[t]], dequantised. A thread has eight elements of a row. Roof: latency; a
-// row is a few KB. An id outside the table gives NaN, and reads nothing.
+// Embed: Out[t] = Table[IDs[t]], dequantised. A thread has eight elements of a row. Roof: latency;
+// a row is a few KB. An id outside the table gives NaN, and reads nothing.
 #include "formats.cuh"
 
 template <int TYPE>

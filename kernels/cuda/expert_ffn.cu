@@ -1,8 +1,8 @@
 // ExpertFFN: Out[slot] = Down(silu(Gate x) * (Up x)) for the rows of each expert. The products are
-// those of MatMul with a job for each matrix and the expert's own rows and slots, so that nothing is
-// padded to a capacity: mr_prepare of X, one launch for gate and up of all experts (two where their
-// formats differ), mr_gate, and one launch for down. The hidden values of expert after expert lie one
-// row after the other.
+// those of MatMul with a job for each matrix and the expert's own rows and slots, so that nothing
+// is padded to a capacity: mr_prepare of X, one launch for gate and up of all experts (two where
+// their formats differ), mr_gate, and one launch for down. The hidden values of expert after expert
+// lie one row after the other.
 #include "product.cuh"
 
 // mr_gate: out[p,row] = piece p of silu(x[row]) * up[row]; a thread has two elements of one row.

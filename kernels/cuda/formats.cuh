@@ -70,8 +70,8 @@ MR_FN uint32_t mr_table(uint32_t q, uint32_t t0, uint32_t t1, uint32_t t2, uint3
 	return (low & ~upper) | (high & upper);
 }
 
-// The values of IQ4_NL and IQ4_XS, -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and the
-// doubled ones of E2M1, 0 1 2 3 4 6 8 12 0 -1 -2 -3 -4 -6 -8 -12, as bytes.
+// The values of IQ4_NL and IQ4_XS, -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and
+// the doubled ones of E2M1, 0 1 2 3 4 6 8 12 0 -1 -2 -3 -4 -6 -8 -12, as bytes.
 MR_FN uint32_t mr_iq4(uint32_t q)
 {
 	return mr_table(q, 0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
@@ -245,8 +245,8 @@ MR_FN void mr_values(const uint32_t *w, uint32_t at, uint32_t k, float out[8])
 	}
 }
 
-// mr_values_any is mr_values for a block format that is known when the kernel runs; not inlined, for
-// it is large and few want it.
+// mr_values_any is mr_values for a block format that is known when the kernel runs; not inlined,
+// for it is large and few want it.
 MR_FN_LARGE void mr_values_any(int type, const uint32_t *w, uint32_t at, uint32_t k, float out[8])
 {
 	switch (type) {

@@ -3,8 +3,8 @@
 
 #include "common.cuh"
 
-// mr_kv_row is the address of the key of a head at a position of a sequence; 0 for a position without
-// a page, which is never touched. The value lies side_bytes further on.
+// mr_kv_row is the address of the key of a head at a position of a sequence; 0 for a position
+// without a page, which is never touched. The value lies side_bytes further on.
 MR_FN uint64_t mr_kv_row(const mr_cuda_kv &kv, int seq, int pos, int head)
 {
 	int entry = pos / kv.page_tokens;

@@ -106,16 +106,19 @@ type demand struct {
 // works once scratch and upload are set. Not for concurrent use.
 type planner struct {
 	// scratch is device memory that the launches of one op hand values through; at least
-	// demand.scratch bytes, aligned to 64. Ops of one stream share it, for they run one after another.
+	// demand.scratch bytes, aligned to 64. Ops of one stream share it, for they run one after
+	// another.
 	scratch kernels.Span
-	// upload is host memory whose first used bytes the stream copies to uploaded before the launches
-	// run. Both are of equal size and aligned to 64. Who resets used has seen the launches end.
+	// upload is host memory whose first used bytes the stream copies to uploaded before the
+	// launches run. Both are of equal size and aligned to 64. Who resets used has seen the launches
+	// end.
 	upload   []byte
 	uploaded kernels.Span
 	used     int64
 	// declare fills in the reads and writes of launches.
 	declare bool
-	// halves rounds the activations of products with 16-bit weights to bfloat16, unless Exact is set.
+	// halves rounds the activations of products with 16-bit weights to bfloat16, unless Exact is
+	// set.
 	halves bool
 
 	words    []uint64 // arguments
@@ -127,8 +130,8 @@ type planner struct {
 // reset takes back the memory of the launches planned so far.
 func (p *planner) reset() { p.words, p.spans = p.words[:0], p.spans[:0] }
 
-// need returns what plan will need for an op, or an error that wraps kernels.ErrDevice for an op that
-// this device does not run. The op has passed kernels.Validate.
+// need returns what plan will need for an op, or an error that wraps kernels.ErrDevice for an op
+// that this device does not run. The op has passed kernels.Validate.
 func (p *planner) need(op kernels.Op) (demand, error) {
 	switch o := op.(type) {
 	case *kernels.MatMul:
@@ -300,7 +303,8 @@ func (p *planner) route(o *kernels.Route, out []launch) []launch {
 		return out
 	}
 	a, args := argsOf[C.struct_mr_cuda_route_args](p)
-	a.logits, a.ids, a.weights = deviceAddress(o.Logits), deviceAddress(o.IDs), deviceAddress(o.Weights)
+	a.logits, a.ids = deviceAddress(o.Logits), deviceAddress(o.IDs)
+	a.weights = deviceAddress(o.Weights)
 	a.rows, a.experts, a.top_k = C.int32_t(o.Rows), C.int32_t(o.Experts), C.int32_t(o.TopK)
 	if o.Normalize {
 		a.normalize = 1
@@ -315,13 +319,15 @@ func (p *planner) combine(o *kernels.Combine, out []launch) []launch {
 		return out
 	}
 	a, args := argsOf[C.struct_mr_cuda_combine_args](p)
-	a.x, a.shared, a.shared_gate = deviceAddress(o.X), deviceAddress(o.Shared), deviceAddress(o.SharedGate)
+	a.x, a.shared = deviceAddress(o.X), deviceAddress(o.Shared)
+	a.shared_gate = deviceAddress(o.SharedGate)
 	a.rows, a.dim, a.top_k = C.int32_t(o.Rows), C.int32_t(o.Dim), C.int32_t(o.TopK)
 	x := of(o.X, o.Rows, o.Dim)
 	p.reads(x, of(o.Shared, o.Rows, o.Dim), of(o.SharedGate, o.Rows, 1))
 	if o.TopK > 0 {
 		a.y, a.ids, a.weights = deviceAddress(o.Y), deviceAddress(o.IDs), deviceAddress(o.Weights)
-		p.note(of(o.Y, o.Rows*o.TopK, o.Dim), of(o.IDs, o.Rows, o.TopK), of(o.Weights, o.Rows, o.TopK))
+		p.note(of(o.Y, o.Rows*o.TopK, o.Dim), of(o.IDs, o.Rows, o.TopK),
+			of(o.Weights, o.Rows, o.TopK))
 	}
 	p.writes(x)
 	blocks := int64(o.Rows) * ceil(int64(o.Dim), threadsMost)

@@ -15,9 +15,10 @@ import (
 const (
 	attentionThreads = 128
 	attentionQueries = 16 // of a block, at most
+	attentionWarp    = 4  // of a warp
 	segmentPositions = C.MR_SEGMENT
-	// A context is split over blocks where its rows alone make fewer than this, and the parts take no
-	// more than attentionPartsMax bytes.
+	// A context is split over blocks where its rows alone make fewer than this, and the parts take
+	// no more than attentionPartsMax bytes.
 	attentionBlocksFew = 128
 	attentionPartsMax  = 32 << 20
 )
@@ -30,8 +31,8 @@ func checkKV(kv *kernels.KV) error {
 	return nil
 }
 
-// attentionShared returns the shared memory of a block: a tile of 32 positions, and the state of each
-// query.
+// attentionShared returns the shared memory of a block: a tile of 32 positions, and the state of
+// each query; mr_state in attention.cu, in numbers.
 func attentionShared(queries, headDim int) int {
 	return 4*32*65 + queries*4*(3*headDim+32+4+3)
 }
@@ -46,9 +47,12 @@ type attentionShape struct {
 
 func shapeOfAttention(o *kernels.Attention) (attentionShape, bool) {
 	group := o.Heads / o.KV.KVHeads
-	s := attentionShape{queries: min(attentionQueries, o.Rows*group)}
+	s := attentionShape{queries: attentionQueries}
+	if int64(o.Rows)*int64(group) < attentionQueries {
+		s.queries = int(ceil(int64(o.Rows*group), attentionWarp)) * attentionWarp
+	}
 	for s.queries > 0 && attentionShared(s.queries, o.KV.HeadDim) > sharedBytesMax {
-		s.queries--
+		s.queries -= attentionWarp
 	}
 	if s.queries == 0 {
 		return s, o.Rows == 0

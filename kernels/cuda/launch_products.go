@@ -163,7 +163,8 @@ func (p *planner) pieces(some []product) int {
 	return n
 }
 
-// prepare plans the split of rows of activations into pieces at the given place of the scratch memory.
+// prepare plans the split of rows of activations into pieces at the given place of the scratch
+// memory.
 func (p *planner) prepare(out []launch, k kernelID, x, up kernels.Span, rows, dim, pieces int,
 	at int64) (activations, []launch) {
 	v := activations{inputs: dim, piece: pieceBytes(rows, dim)}
@@ -211,7 +212,8 @@ func (p *planner) multiplyFormat(out []launch, some []product, x activations) []
 		list = unsafe.Slice((*C.struct_mr_cuda_job)(unsafe.Pointer(&host[0])), jobs)
 	}
 	rowBytes, _ := kind.RowBytes(int64(x.inputs))
-	a.jobs, a.x, a.x_piece_bytes = deviceAddress(uploaded), deviceAddress(x.span), C.uint64_t(x.piece)
+	a.jobs, a.x = deviceAddress(uploaded), deviceAddress(x.span)
+	a.x_piece_bytes = C.uint64_t(x.piece)
 	a.row_bytes, a.job_count = C.uint64_t(rowBytes), C.int32_t(jobs)
 	a.inputs, a.stride, a._type = C.int32_t(x.inputs), C.int32_t(x.stride), C.int32_t(kind)
 	tiles, n := int64(0), 0
@@ -276,8 +278,8 @@ func (p *planner) take(bytes int64) ([]byte, kernels.Span) {
 
 const uploadAlign = 64
 
-// index returns how a kernel finds rows: a first row where they follow one another, or a list that is
-// uploaded.
+// index returns how a kernel finds rows: a first row where they follow one another, or a list that
+// is uploaded.
 func (p *planner) index(rows []int32) (first C.int32_t, list kernels.Span) {
 	if consecutive(rows) {
 		return C.int32_t(rows[0]), kernels.Span{}
@@ -337,7 +339,8 @@ func (p *planner) matMul(o *kernels.MatMul, out []launch) []launch {
 		t := &o.Terms[i]
 		m := product{w: &t.W, format: p.formatOf(t.W.Type, o.Exact), bias: of(t.Bias, t.W.Rows, 1),
 			out: of(t.Out, o.Rows, t.W.Rows)}
-		m.job.weights, m.job.bias, m.job.out = deviceAddress(t.W.Data), deviceAddress(t.Bias), deviceAddress(t.Out)
+		m.job.weights, m.job.bias = deviceAddress(t.W.Data), deviceAddress(t.Bias)
+		m.job.out = deviceAddress(t.Out)
 		m.job.rows, m.job.outputs = C.int32_t(o.Rows), C.int32_t(t.W.Rows)
 		if t.Accumulate {
 			m.job.accumulate = 1
@@ -431,7 +434,8 @@ func (p *planner) expertFFN(o *kernels.ExpertFFN, out []launch) []launch {
 		if len(e.Rows) == 0 {
 			continue
 		}
-		m := product{w: &e.Down, format: p.formatOf(e.Down.Type, o.Exact), out: o.Out, slots: e.Slots}
+		m := product{w: &e.Down, format: p.formatOf(e.Down.Type, o.Exact), out: o.Out,
+			slots: e.Slots}
 		first, list := p.index(e.Slots)
 		m.lists[0] = list
 		m.job.weights, m.job.out = deviceAddress(e.Down.Data), deviceAddress(o.Out)

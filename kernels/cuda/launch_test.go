@@ -174,9 +174,9 @@ var allTypes = []quant.Type{quant.F32, quant.F16, quant.BF16, quant.Q8_0, quant.
 	quant.IQ4XS, quant.MXFP4}
 
 // within checks one output row of a product with x against float64. With rounded set weights and
-// activations are bfloat16: each product errs by up to twice 2^-9 of itself, independently of others,
-// which makes a deviation of sqrt(2/3) * 2^-9 of the norm of the products; 6 deviations are allowed.
-// Otherwise the error is that of a float32 sum, as kernels/conformance has it.
+// activations are bfloat16: each product errs by up to twice 2^-9 of itself, independently of
+// others, which makes a deviation of sqrt(2/3) * 2^-9 of the norm of the products; 6 deviations are
+// allowed. Otherwise the error is that of a float32 sum, as kernels/conformance has it.
 func (m *matrixOf) within(t *testing.T, what string, got, x []float32, rounded bool) {
 	t.Helper()
 	errs, norms := 0.0, 0.0
@@ -214,7 +214,8 @@ func TestProductsOfAllSizes(t *testing.T) {
 				}
 				name := fmt.Sprintf("%v, exact %v, halves %v", kind, exact, halves)
 				t.Run(name, func(t *testing.T) {
-					productOfAllSizes(t, dev, rng, kind, exact, !exact && (kind.IsQuantized() || halves))
+					rounded := !exact && (kind.IsQuantized() || halves)
+					productOfAllSizes(t, dev, rng, kind, exact, rounded)
 				})
 			}
 		}
@@ -237,7 +238,8 @@ func productOfAllSizes(t *testing.T, dev *played, rng *rand.Rand, kind quant.Typ
 	x := gaussian(rng, rows*cols, 1)
 	var all []float32
 	used := map[string]bool{}
-	for _, pick := range [][2]int{{0, rows}, {0, 1}, {69, 1}, {20, 7}, {33, 21}, {10, 31}, {2, 40}} {
+	picks := [][2]int{{0, rows}, {0, 1}, {69, 1}, {20, 7}, {33, 21}, {10, 31}, {2, 40}}
+	for _, pick := range picks {
 		from, n := pick[0], pick[1]
 		out := b.out(n * m.rows)
 		op := &kernels.MatMul{X: b.floats(x[from*cols : (from+n)*cols]), Rows: n, Exact: exact,
@@ -285,7 +287,7 @@ func TestRowsFrom1To70(t *testing.T) {
 			}
 			for i, v := range got {
 				if math.Float32bits(v) != math.Float32bits(all[i]) {
-					t.Fatalf("%v: row %d of %d differs from row %d of 70", kind, i/m.rows, n, i/m.rows)
+					t.Fatalf("%v: row %d of %d differs from that of 70", kind, i/m.rows, n)
 				}
 			}
 		}
@@ -399,7 +401,8 @@ func TestAttentionOverSegments(t *testing.T) {
 		// As in conformance: scores of deviation 0.85 err by a sum of 72 products, weights by an
 		// exponential and a sum of some hundred positions; the mean of values is what they are of.
 		if limit := 1e-5; !(math.Sqrt(errs/norm) <= limit) {
-			t.Errorf("window %d: relative error %.3g, at most %.3g", window, math.Sqrt(errs/norm), limit)
+			t.Errorf("window %d: relative error %.3g, at most %.3g", window,
+				math.Sqrt(errs/norm), limit)
 		}
 		for _, pick := range [][2]int{{0, 1}, {59, 3}, {61, 3}, {30, 9}} {
 			got := c.on(b, pick[0], pick[1])
@@ -436,15 +439,15 @@ func wholeEqualsSplit(t *testing.T, c *contexts, all []float32) {
 	}
 }
 
-// TestWrongIndices: what lies in device memory is not checked when an op is run, so kernels must stay
-// inside their memory, and say NaN.
+// TestWrongIndices: what lies in device memory is not checked when an op is run, so kernels must
+// stay inside their memory, and say NaN.
 func TestWrongIndices(t *testing.T) {
 	b := newTable(t, openPlayed(t))
 	rng := rand.New(rand.NewPCG(5, 9))
 	vocabulary := newMatrix(rng, quant.Q4_0, 3, 64)
 	out := b.out(3 * 64)
-	b.run(&kernels.Embed{Table: vocabulary.on(b, 0), IDs: b.ints([]int32{-1, 3, math.MinInt32}), Out: out,
-		Rows: 3})
+	b.run(&kernels.Embed{Table: vocabulary.on(b, 0), IDs: b.ints([]int32{-1, 3, math.MinInt32}),
+		Out: out, Rows: 3})
 	allNaN(t, "embed", b.read(out))
 	out = b.out(2 * 8)
 	b.run(&kernels.GatherRows{X: b.floats(gaussian(rng, 16, 1)), Index: b.ints([]int32{2, -1}),
@@ -511,7 +514,8 @@ func TestNamesAndModules(t *testing.T) {
 // TestPlanningAllocatesNothing plans a decode step's ops again and again.
 func TestPlanningAllocatesNothing(t *testing.T) {
 	b, rng := newTable(t, openPlayed(t)), rand.New(rand.NewPCG(5, 10))
-	w, down := newMatrix(rng, quant.Q4_0, 64, 32).on(b, 0), newMatrix(rng, quant.Q4_0, 32, 64).on(b, 0)
+	w := newMatrix(rng, quant.Q4_0, 64, 32).on(b, 0)
+	down := newMatrix(rng, quant.Q4_0, 32, 64).on(b, 0)
 	ffn := &kernels.ExpertFFN{X: b.out(3 * 32), Out: b.out(60 * 32), Dim: 32, Width: 64}
 	for e := range 30 {
 		ffn.Experts = append(ffn.Experts, kernels.Expert{Gate: w, Up: w, Down: down,

@@ -11,8 +11,8 @@ import (
 	"github.com/moering/moering/tests/fakecuda"
 )
 
-// played is a device of the planner and the player alone: it executes the launches of an op at once,
-// with no driver between. Its memory is the host's, which it does not show.
+// played is a device of the planner and the player alone: it executes the launches of an op at
+// once, with no driver between. Its memory is the host's, which it does not show.
 type played struct {
 	player *fakecuda.Player
 	halves bool
@@ -36,8 +36,8 @@ func (d *played) Info() kernels.Info {
 	return kernels.Info{Name: "played", MemoryBytes: 1 << 40}
 }
 
-// Alloc returns host memory whose bytes only Addr shows. It ends where the buffer does, rounded up to
-// 16 bytes, as the device's does.
+// Alloc returns host memory whose bytes only Addr shows. It ends where the buffer does, rounded up
+// to 16 bytes, as the device's does.
 func (d *played) Alloc(bytes int64) (*kernels.Buffer, error) {
 	b, err := kernels.HostBuffer(bytes)
 	if err != nil {
@@ -161,7 +161,8 @@ func (s *playedStream) Run(op kernels.Op) {
 	s.plan.upload = make([]byte, need.upload, need.upload+1)
 	s.done = s.plan.plan(op, s.done[:0])
 	if s.plan.used > need.upload {
-		s.fail(fmt.Errorf("%T: took %d bytes of uploads, asked for %d", op, s.plan.used, need.upload))
+		s.fail(fmt.Errorf("%T: took %d bytes of uploads, asked for %d", op, s.plan.used,
+			need.upload))
 		return
 	}
 	copy(s.d.bytes(s.plan.uploaded), s.plan.upload)

@@ -5,15 +5,15 @@
 //
 // Weights are the A operand of the matrix instruction (16 outputs), activations the B operand (8
 // rows). The inner dimension is taken in blocks of 32: lane 4g+t dequantises elements 8t to 8t+7 of
-// the block, of outputs g and g+8, straight into its fragments, and reads the same elements of
-// row g of x. So a weight is read from memory once, dequantised once by each block of rows, and never
+// the block, of outputs g and g+8, straight into its fragments, and reads the same elements of row
+// g of x. So a weight is read from memory once, dequantised once by each block of rows, and never
 // lies in shared memory but as the file has it.
 //
 // What a result is made of depends on the format alone. Weights are split into WP and activations
-// into XP bfloat16 pieces, each the rounded remainder of those before; the products of pieces i and j
-// with i+j <= 2 are summed, i+j > 0 apart from the leading ones. Each SPAN elements are one chain of
-// matrix instructions from zero; the spans are added in ascending order in float32. All kernels below
-// keep this order, so that a row has the same bits in each, among any neighbours.
+// into XP bfloat16 pieces, each the rounded remainder of those before; the products of pieces i and
+// j with i+j <= 2 are summed, i+j > 0 apart from the leading ones. Each SPAN elements are one chain
+// of matrix instructions from zero; the spans are added in ascending order in float32. All kernels
+// below keep this order, so that a row has the same bits in each, among any neighbours.
 //
 // The copies are 16 bytes wide and asynchronous: the hull of a chunk of each row of weights goes to
 // shared memory while the chunk before is computed with. Roof: device memory for few rows (each
@@ -242,7 +242,8 @@ MR_FN void mr_product_split(const mr_cuda_product_args &a)
 		float *part = sums + round % 2 * MR_PRODUCT_WARPS * SPANS * SUMS;
 		MR_UNROLL
 		for (int span = 0; span < SPANS; span++) {
-			int from = span * plan::SPAN, to = mr_min(from + plan::SPAN, mr_min(w.chunk, w.inputs - k));
+			int from = span * plan::SPAN;
+			int to = mr_min(from + plan::SPAN, mr_min(w.chunk, w.inputs - k));
 			if (from >= to)
 				break;
 			mr_sums<XP, NT> s;
@@ -276,12 +277,13 @@ MR_FN void mr_product_split(const mr_cuda_product_args &a)
 	}
 	MR_UNROLL
 	for (int j = 0; j < NT; j++)
-		mr_store(job, o0 + threadIdx.x / MR_ROWS, n0 + j * MR_ROWS + threadIdx.x % MR_ROWS, total[j]);
+		mr_store(job, o0 + threadIdx.x / MR_ROWS, n0 + j * MR_ROWS + threadIdx.x % MR_ROWS,
+			total[j]);
 }
 
 // mr_stage_x issues the copies of MR_STEP elements of the block's rows, of which a thread has every
-// sixteenth. A row's units of 16 bytes change halves in odd rows, so that a quarter of a warp reads all
-// banks.
+// sixteenth. A row's units of 16 bytes change halves in odd rows, so that a quarter of a warp reads
+// all banks.
 template <int XP, int NT>
 MR_FN void mr_stage_x(const uint64_t rows[NT / 2], uint64_t piece_bytes, int k,
 	unsigned char *to)

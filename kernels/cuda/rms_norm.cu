@@ -1,5 +1,5 @@
-// RMSNorm: Out[t] = X[t] / sqrt(mean(X[t]^2) + Eps) * Gain. A block has one row: each thread sums the
-// squares of every 256th element, then lanes and warps are added in a fixed order. Roof: device
+// RMSNorm: Out[t] = X[t] / sqrt(mean(X[t]^2) + Eps) * Gain. A block has one row: each thread sums
+// the squares of every 256th element, then lanes and warps are added in a fixed order. Roof: device
 // memory, or the latency of one row.
 #include "common.cuh"
 

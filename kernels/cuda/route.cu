@@ -1,7 +1,7 @@
 // Route: the TopK largest of softmax(Logits[t]), in descending order, the lower index first among
-// equals; weights are the probabilities, divided by their sum where a.normalize. A warp has one row.
-// The softmax keeps order, so the logits are compared. NaN counts as the least for the choice, so
-// that ids are always experts, and makes the weights NaN. Roof: latency.
+// equals; weights are the probabilities, divided by their sum where a.normalize. A warp has one
+// row. The softmax keeps order, so the logits are compared. NaN counts as the least for the choice,
+// so that ids are always experts, and makes the weights NaN. Roof: latency.
 #include "common.cuh"
 
 MR_FN float mr_logit(const float *row, int i)

@@ -23,9 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Build returns the path of the stand-in driver library, compiled where its sources have changed. The
-// compiled files are kept in the user's cache folder, by the hash of what they are made of. The test
-// is skipped where there is no C++ compiler, and fails where one finds an error.
+// Build returns the path of the stand-in driver library, compiled where its sources have changed.
+// The compiled files are kept in the user's cache folder, by the hash of what they are made of. The
+// test is skipped where there is no C++ compiler, and fails where one finds an error.
 func Build(t testing.TB) string {
 	t.Helper()
 	return build(t, "libfakecuda", "play/*.cc", "driver/*.cc")
@@ -72,7 +72,7 @@ func findCompiler() (string, error) {
 func flags() []string {
 	f := []string{"-std=c++17", "-O2", "-g1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
 		"-Wall", "-Wextra", "-Wno-psabi", "-pthread"}
-	if cpu.X86.HasAVX2 && cpu.X86.HasFMA { // a call of the C library for each fused multiply-add else
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA { // else each fused multiply-add is a call
 		f = append(f, "-mavx2", "-mfma")
 	}
 	return f
@@ -86,8 +86,8 @@ func compile(compiler, name string, patterns []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	headers, err := find(folder, []string{"play/*.h", "driver/*.h", kernels + "/*.h", kernels + "/*.cuh",
-		kernels + "/*.cu", kernels + "/*.inc"})
+	headers, err := find(folder, []string{"play/*.h", "driver/*.h", kernels + "/*.h",
+		kernels + "/*.cuh", kernels + "/*.cu", kernels + "/*.inc"})
 	if err != nil {
 		return "", err
 	}

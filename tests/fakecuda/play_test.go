@@ -27,8 +27,8 @@ func planted(t *testing.T) *Player {
 }
 
 // test runs a kernel of words_args over in, and returns out.
-func (p *Player) test(kernel string, blocks, threads, shared uint32, in []uint32, outs int) ([]uint32,
-	error) {
+func (p *Player) test(kernel string, blocks, threads, shared uint32, in []uint32,
+	outs int) ([]uint32, error) {
 	aligned := func(n int) []uint32 {
 		b := make([]uint32, n+4)
 		for uintptr(unsafe.Pointer(&b[0]))%16 != 0 {
@@ -122,7 +122,8 @@ func TestCopiesComeWhenWaitedFor(t *testing.T) {
 	}
 }
 
-// TestMatrixInstruction compares it with the product of the matrices that the PTX ISA's figures load.
+// TestMatrixInstruction compares it with the product of the matrices that the PTX ISA's figures
+// load.
 func TestMatrixInstruction(t *testing.T) {
 	p := planted(t)
 	rng := rand.New(rand.NewPCG(7, 1))

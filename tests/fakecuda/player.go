@@ -8,7 +8,8 @@ package fakecuda
 #include <stdint.h>
 #include <stdlib.h>
 
-typedef int (*play_launch)(const char *, const uint32_t *, const uint32_t *, uint32_t, const void *);
+typedef int (*play_launch)(const char *, const uint32_t *, const uint32_t *, uint32_t,
+	const void *);
 typedef const char *(*play_error)(void);
 typedef uint32_t (*play_bytes)(const char *);
 
@@ -44,7 +45,8 @@ func OpenPlayer(path string) (*Player, error) {
 	for _, s := range []struct {
 		name string
 		to   *unsafe.Pointer
-	}{{"mr_play_launch", &p.launch}, {"mr_play_error", &p.reason}, {"mr_play_args_bytes", &p.bytes}} {
+	}{{"mr_play_launch", &p.launch}, {"mr_play_error", &p.reason},
+		{"mr_play_args_bytes", &p.bytes}} {
 		symbol := C.CString(s.name)
 		*s.to = C.dlsym(handle, symbol)
 		C.free(unsafe.Pointer(symbol))

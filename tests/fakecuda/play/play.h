@@ -1,13 +1,13 @@
-// The player: executes the .cu sources of kernels/cuda on the host. It stands where the CUDA headers
-// would, and plays grid, block, threads, barriers, shuffles, shared memory, asynchronous copies and
-// the matrix instruction, on the thread that launches. Many threads may launch at once.
+// The player: executes the .cu sources of kernels/cuda on the host. It stands where the CUDA
+// headers would, and plays grid, block, threads, barriers, shuffles, shared memory, asynchronous
+// copies and the matrix instruction, on the thread that launches. Many threads may launch at once.
 //
-// The threads of a block are fibers. A fiber runs until it must wait, so that threads drift apart as
-// far as the code allows, in even blocks from the first to the last, in odd ones from the last to the
-// first: where a barrier is missing a thread reads what is not there yet. Shared memory begins as
-// 0xFF, which is NaN; an asynchronous copy happens only when it is waited for. What a GPU would hang
-// on or corrupt is an error here: a barrier that some threads never reach, lanes of a warp at
-// different collectives, writes outside shared memory, misaligned copies.
+// The threads of a block are fibers. A fiber runs until it must wait, so that threads drift apart
+// as far as the code allows, in even blocks from the first to the last, in odd ones from the last
+// to the first: where a barrier is missing a thread reads what is not there yet. Shared memory
+// begins as 0xFF, which is NaN; an asynchronous copy happens only when it is waited for. What a GPU
+// would hang on or corrupt is an error here: a barrier that some threads never reach, lanes of a
+// warp at different collectives, writes outside shared memory, misaligned copies.
 //
 // What it cannot show: a race between two reads and writes that neither order exposes, and time.
 #pragma once
@@ -38,6 +38,10 @@ struct alignas(16) uint4 {
 	uint32_t x, y, z, w;
 };
 
+struct alignas(16) float4 {
+	float x, y, z, w;
+};
+
 namespace play {
 
 enum result {
@@ -47,7 +51,7 @@ enum result {
 	BARRIER,         // a barrier or collective that some threads do not reach
 	SHARED_MEMORY,   // an access outside shared memory
 	MISALIGNED,      // a copy between addresses that are not multiples of 16
-	COPY_UNFINISHED, // a kernel ends, or overflows the queue, with copies that it has not waited for
+	COPY_UNFINISHED, // a kernel ends, or fills the queue, with copies not waited for
 	NO_MEMORY,
 };
 

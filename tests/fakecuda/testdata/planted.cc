@@ -1,14 +1,14 @@
-// Kernels for the tests of the player: some right, some with one mistake each that a GPU would answer
-// with a hang, a wrong result on some runs, or corruption. And what the player plays, one instruction
-// a kernel, so that Go can compare it with a plain computation.
+// Kernels for the tests of the player: some right, some with one mistake each that a GPU would
+// answer with a hang, a wrong result on some runs, or corruption. And what the player plays, one
+// instruction a kernel, so that Go can compare it with a plain computation.
 #include "common.cuh"
 
 struct words_args {
 	uint64_t in, out; // uint32
 };
 
-// Reversal through shared memory: out[i] = in[255-i]. Without the barrier a thread reads what another
-// has not yet written.
+// Reversal through shared memory: out[i] = in[255-i]. Without the barrier a thread reads what
+// another has not yet written.
 template <bool BARRIER> static void reverse(const words_args a)
 {
 	MR_DYNAMIC_SHARED(shared);
@@ -19,8 +19,8 @@ template <bool BARRIER> static void reverse(const words_args a)
 	((uint32_t *)a.out)[i] = s[255 - i];
 }
 
-// Two rounds through the same memory: the second barrier of a round keeps a fast thread from writing
-// what a slow one has yet to read.
+// Two rounds through the same memory: the second barrier of a round keeps a fast thread from
+// writing what a slow one has yet to read.
 template <bool BARRIER> static void rounds(const words_args a)
 {
 	__shared__ uint32_t s[256];
@@ -106,9 +106,9 @@ static void copy_outside(const words_args a)
 	mr_copy_async(shared + 1024, a.in, 16);
 }
 
-// in: 16x16 of A, 16x8 of B (bfloat16), 16x8 of C (float), each row by row; out: 16x8. The loads are
-// written from the figures of the PTX ISA ("Matrix Fragments for mma.m16n8k16"); SWAPPED exchanges
-// the second and third registers of A, the mistake that is easiest to make.
+// in: 16x16 of A, 16x8 of B (bfloat16), 16x8 of C (float), each row by row; out: 16x8. The loads
+// are written from the figures of the PTX ISA ("Matrix Fragments for mma.m16n8k16"); SWAPPED
+// exchanges the second and third registers of A, the mistake that is easiest to make.
 template <bool SWAPPED> static void matrix(const words_args args)
 {
 	uint32_t lane = threadIdx.x, group = lane >> 2, thread = lane % 4;
@@ -142,8 +142,8 @@ template <bool SWAPPED> static void matrix(const words_args args)
 		((float *)args.out)[(group + i / 2 * 8) * 8 + thread * 2 + i % 2] = d[i];
 }
 
-// out: for 64 threads, which are two warps, the word of lane 3, the word of the lane with the lowest
-// bit turned, and the ballot of odd words.
+// out: for 64 threads, which are two warps, the word of lane 3, the word of the lane with the
+// lowest bit turned, and the ballot of odd words.
 static void lanes(const words_args a)
 {
 	uint32_t i = threadIdx.x, v = ((const uint32_t *)a.in)[i], *out = (uint32_t *)a.out;
