@@ -36,7 +36,10 @@ type Device struct {
 	context  C.uint64_t
 	declares bool // the library wants to know what launches touch
 	halves   bool // of planners
-	modules  modules
+	// hostPointer: kernels reach registered host memory by its address.
+	hostPointer bool
+	spin        C.int64_t // nanoseconds that a wait spins
+	modules     modules
 
 	lost atomic.Pointer[error] // the failure after which the context gives no other
 
@@ -80,6 +83,9 @@ func Open(o Options) (*Device, error) {
 	if d.ordinal, d.about, err = driver.find(o.Device); err != nil {
 		return nil, err
 	}
+	if !d.declares {
+		d.spin = spinNanoseconds
+	}
 	if d.about.Major < capabilityLeast {
 		return nil, fmt.Errorf("%w: cuda: %v: compute capability %d.0 (Ampere) or later is needed",
 			kernels.ErrDevice, d.about, capabilityLeast)
@@ -113,6 +119,11 @@ func (d *Device) prepare(o Options) error {
 			"needed: end other programs on the GPU (nvidia-smi)", kernels.ErrDevice, int64(free),
 			int64(total), int64(reserveBytes))
 	}
+	var reach C.int
+	if r := C.device_attribute(d.driver.c, d.ordinal, C.A_HOST_POINTER, &reach); r != 0 {
+		return d.fail("asking whether kernels reach host memory", r)
+	}
+	d.hostPointer = reach != 0
 	d.info = kernels.Info{
 		Name: "cuda",
 		Detail: fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %s", d.about.Name,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 // The types of the driver API, as far as they cross it.
 typedef int result;
@@ -369,9 +370,26 @@ int event_query(const driver *d, uint64_t context, uint64_t event)
 	IN(d, context, d->event_query(pointer(event)));
 }
 
-int event_sync(const driver *d, uint64_t context, uint64_t event)
+static int64_t now_ns(void)
 {
-	IN(d, context, d->event_sync(pointer(event)));
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static result wait(const driver *d, void *event, int64_t spin_ns)
+{
+	for (int64_t end = spin_ns > 0 ? now_ns() + spin_ns : 0; spin_ns > 0 && now_ns() < end;) {
+		result r = d->event_query(event);
+		if (r != R_NOT_READY)
+			return r;
+	}
+	return d->event_sync(event);
+}
+
+int event_sync(const driver *d, uint64_t context, uint64_t event, int64_t spin_ns)
+{
+	IN(d, context, wait(d, pointer(event), spin_ns));
 }
 
 // launch passes the arguments as a buffer with its size, so that the driver can tell a structure

@@ -31,9 +31,8 @@ enum {
 
 // Attributes of a device, by the numbers of the driver API.
 enum {
-	A_SHARED_PER_BLOCK = 8, A_CLOCK_KHZ = 13, A_PROCESSORS = 16, A_MEMORY_CLOCK_KHZ = 36,
-	A_MEMORY_BUS_BITS = 37, A_L2_BYTES = 38, A_COPY_ENGINES = 40, A_MAJOR = 75, A_MINOR = 76,
-	A_SHARED_PER_BLOCK_OPTIN = 97
+	A_PROCESSORS = 16, A_MAJOR = 75, A_MINOR = 76,
+	A_HOST_POINTER = 91 // kernels reach registered memory by the host's address
 };
 
 // driver_open loads the library and resolves every entry point; it calls none. On failure it
@@ -87,7 +86,8 @@ int stream_sync(const driver *d, uint64_t context, uint64_t stream);
 int event_create(const driver *d, uint64_t context, uint64_t *event);
 int event_destroy(const driver *d, uint64_t context, uint64_t event);
 int event_query(const driver *d, uint64_t context, uint64_t event);
-int event_sync(const driver *d, uint64_t context, uint64_t event);
+// event_sync waits: for spin_ns by asking again and again, which is quick, and then asleep.
+int event_sync(const driver *d, uint64_t context, uint64_t event, int64_t spin_ns);
 
 enum { C_LAUNCH = 1, C_COPY_IN, C_COPY_OUT, C_COPY_WITHIN, C_RECORD, C_WAIT };
 

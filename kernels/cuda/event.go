@@ -19,6 +19,9 @@ const (
 	flyingMax = 1024
 	// marksChunk is how many marks are allocated at a time: Record in steady state does not.
 	marksChunk = 256
+	// spinNanoseconds is how long a wait asks before it sleeps: waking up takes as long, and the wait for
+	// a router's choice, one a layer, is often shorter. A stand-in is not asked so often.
+	spinNanoseconds = 50_000
 )
 
 // slot is an event of the driver, which a stream records again and again. seq is the mark that it
@@ -46,7 +49,7 @@ func (m *mark) Done() bool {
 	return m.s.passed(m.seq)
 }
 
-// Wait blocks until the stream has passed the mark, without spinning.
+// Wait blocks until the stream has passed the mark: it asks for a moment, and then sleeps.
 func (m *mark) Wait() error {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -78,7 +81,7 @@ func (s *stream) await(seq uint64) {
 		e.holds.Add(1)
 		s.waiting++
 		s.mu.Unlock()
-		r := C.event_sync(s.dev.driver.c, s.dev.context, e.event)
+		r := C.event_sync(s.dev.driver.c, s.dev.context, e.event, s.dev.spin)
 		s.mu.Lock()
 		s.waiting--
 		e.holds.Add(-1)

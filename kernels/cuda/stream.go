@@ -48,7 +48,8 @@ type stream struct {
 
 	batch   batch
 	plan    planner
-	planned []launch        // of the op being enqueued
+	planned []launch // of the op being enqueued
+	fetch   kernels.GatherRows
 	scratch *kernels.Buffer // nil until an op needs it
 	uploads uploads
 }
@@ -192,10 +193,8 @@ func (s *stream) enqueue(op kernels.Op) error {
 	}
 	s.plan.reset()
 	s.planned = s.plan.plan(op, s.planned[:0])
-	if used := s.plan.used; used > 0 {
-		c := s.command(C.C_COPY_IN)
-		c.dst, c.src = C.uint64_t(device.Addr()), hostAddress(host)
-		c.bytes = C.uint64_t(used)
+	if err := s.upload(host, device); err != nil {
+		return err
 	}
 	for i := range s.planned {
 		if err := s.launch(&s.planned[i]); err != nil {
@@ -203,6 +202,27 @@ func (s *stream) enqueue(op kernels.Op) error {
 		}
 	}
 	return nil
+}
+
+// upload enqueues the move of the lists of an op to the device. A kernel fetches short ones: a copy
+// would stand in line behind the copies of whole sections, for a device has one engine a direction.
+func (s *stream) upload(host []byte, device kernels.Span) error {
+	used := s.plan.used
+	if used == 0 {
+		return nil
+	}
+	if !s.dev.hostPointer || used > fetchBytesMax {
+		s.move(C.C_COPY_IN, device.Addr(), uintptr(hostAddress(host)), used)
+		return nil
+	}
+	from := kernels.Span{Buffer: s.uploads.host, Offset: device.Offset, Bytes: used}
+	s.fetch = kernels.GatherRows{X: from, Index: s.uploads.zero(), Out: device.Slice(0, used),
+		Rows: 1, Dim: int(used / 4)}
+	n := len(s.planned)
+	s.planned = s.plan.plan(&s.fetch, s.planned)
+	l := s.planned[n]
+	s.planned = s.planned[:n]
+	return s.launchAny(&l)
 }
 
 func hostAddress(b []byte) C.uint64_t {
@@ -220,16 +240,21 @@ func (s *stream) command(kind C.uint32_t) *C.command {
 	return c
 }
 
-// launch appends a launch, its arguments and, for a stand-in, what it touches.
+// launch appends a launch of device memory alone.
 func (s *stream) launch(l *launch) error {
+	if err := s.dev.reachable(l); err != nil {
+		return err
+	}
+	return s.launchAny(l)
+}
+
+// launchAny appends a launch, its arguments and, for a stand-in, what it touches.
+func (s *stream) launchAny(l *launch) error {
 	b := &s.batch
 	size := (len(l.args) + 15) &^ 15
 	if size > argumentBytes {
 		return fmt.Errorf("%w: cuda: kernel %s has %d bytes of arguments", kernels.ErrDevice,
 			l.kernel.name(), len(l.args))
-	}
-	if err := s.dev.reachable(l); err != nil {
-		return err
 	}
 	function, err := s.dev.function(l.kernel)
 	if err != nil {

@@ -4,6 +4,8 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -250,6 +252,48 @@ func TestOpsInSteadyStateAllocateNothing(t *testing.T) {
 	}
 	if after := p.ask("live"); after != before {
 		t.Errorf("on the device: %s, before %s", after, before)
+	}
+}
+
+// Lists of the host reach the kernels by a kernel that fetches them, or by a copy.
+func TestListsReachKernelsBothWays(t *testing.T) {
+	for _, pointer := range []int{1, 0} {
+		t.Run(fmt.Sprint("host pointer ", pointer), func(t *testing.T) {
+			p := play(t)
+			p.ask("set host_pointer %d", pointer)
+			d := p.open(Options{})
+			d.spin = 1_000_000 // and waits may spin
+			s := newStream(t, d, "s")
+			const dim, rows = 32, 5
+			w := kernels.Weight{Data: alloc(t, d, dim*dim*4).All(), Type: quant.F32, Rows: dim, Cols: dim}
+			in, out := pin(t, d, dim*dim*4), pin(t, d, rows*dim*4)
+			for i := range dim { // the identity
+				in.All().Float32s()[i*dim+i] = 1
+			}
+			s.Copy(w.Data, in.All())
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range rows * dim {
+				in.All().Float32s()[i] = float32(1 + i/dim)
+			}
+			x, y := alloc(t, d, rows*dim*4).All(), alloc(t, d, rows*dim*4).All()
+			s.Copy(x, in.All().Slice(0, rows*dim*4))
+			pick, slots := []int32{4, 0, 2}, []int32{1, 4, 0}
+			s.Run(&kernels.ExpertFFN{X: x, Out: y, Dim: dim, Width: dim, Exact: true,
+				Experts: []kernels.Expert{{Gate: w, Up: w, Down: w, Rows: pick, Slots: slots}}})
+			clear(pick) // copied
+			s.Copy(out.All(), y)
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			for slot, v := range map[int]float64{1: 5, 4: 1, 0: 3} {
+				want := v * v / (1 + math.Exp(-v)) // down(silu(gate x) * up x)
+				if got := float64(out.All().Float32s()[slot*dim]); math.Abs(got-want) > 1e-4*want {
+					t.Errorf("slot %d is %v, must be %v", slot, got, want)
+				}
+			}
+		})
 	}
 }
 

@@ -12,6 +12,8 @@ const (
 	// scratchBytesLeast is the least scratch memory that a stream takes at a time.
 	scratchBytesLeast = 1 << 20
 	areaAlign         = 64
+	// fetchBytesMax is the longest list that a kernel fetches from host memory.
+	fetchBytesMax = 64 << 10
 )
 
 // uploads is a ring of locked host memory with a twin on the device: lists of the host go through it
@@ -58,6 +60,9 @@ func (u *uploads) retire(done uint64) {
 	}
 	u.marks = u.marks[:copy(u.marks, u.marks[n:])]
 }
+
+// zero returns the int32 zeros behind the area on the device: the index of the row that is fetched.
+func (u *uploads) zero() kernels.Span { return u.device.All().Slice(u.size, areaAlign) }
 
 func (u *uploads) close() error {
 	err := freeBuffer(u.host)
@@ -121,7 +126,7 @@ func (s *stream) growUploads(n int64) error {
 		_ = host.Free()
 		return s.dev.errUnlocked(size)
 	}
-	device, err := s.dev.Alloc(size)
+	device, err := s.dev.Alloc(size + areaAlign)
 	if err != nil {
 		_ = host.Free()
 		return err

@@ -76,16 +76,10 @@ EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
 	Call call("cuDeviceGetAttribute", false);
 	switch (attribute) {
-	case 8: *value = 48 << 10; break;                                   // shared memory of a block
-	case 13: *value = 1000000; break;                                   // clock, kHz
-	case 16: *value = 4; break;                                         // processors
-	case 36: *value = 1000000; break;                                   // memory clock, kHz
-	case 37: *value = 64; break;                                        // memory bus, bits
-	case 38: *value = 4 << 20; break;                                   // L2
-	case 40: *value = 2; break;                                         // copy engines
+	case 16: *value = 4; break; // processors
 	case 75: *value = call.w.capability / 10; break;
 	case 76: *value = call.w.capability % 10; break;
-	case 97: *value = (call.w.capability >= 90 ? 227 : 163) << 10; break; // with opt-in
+	case 91: *value = call.w.host_pointer; break; // registered memory has one address
 	default:
 		*value = 0;
 		return call.code != OK ? call.code : int(INVALID_VALUE);
