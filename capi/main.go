@@ -21,7 +21,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"unsafe"
 
 	"github.com/moering/moering/capi/internal/core"
@@ -39,15 +38,13 @@ const elementsMax = 1 << 30
 // library is what the exports share. It is made with the library and never replaced; C has no place
 // to pass it through.
 var library = struct {
-	engines   *core.Table[*core.Engine]
-	sessions  *core.Table[*session]
-	batches   *core.Table[*batch]
-	buildInfo func() *C.char
+	engines  *core.Table[*core.Engine]
+	sessions *core.Table[*session]
+	batches  *core.Table[*batch]
 }{
 	core.NewTable[*core.Engine](core.KindEngine),
 	core.NewTable[*session](core.KindSession),
 	core.NewTable[*batch](core.KindBatch),
-	sync.OnceValue(func() *C.char { return C.CString(describeBuild()) }),
 }
 
 func describeBuild() string {
@@ -67,7 +64,12 @@ func describeBuild() string {
 }
 
 //export mri_build_info
-func mri_build_info() *C.char { return library.buildInfo() }
+func mri_build_info(to *C.char, bytes C.size_t) {
+	_ = core.Guard(func() error {
+		cut(unsafe.Slice(to, int(bytes)), describeBuild())
+		return nil
+	})
+}
 
 // call runs an export's work, and describes a failure for C.
 func call(f *C.mri_failure, work func() error) C.mr_status {

@@ -168,11 +168,17 @@ int64_t mri_call_read(mr_read_fn read, void *user, void *data, size_t data_capac
 
 uint32_t mr_api_version(void) { return MR_API_VERSION; }
 
+static char build_info[256];
+static pthread_once_t build_info_once = PTHREAD_ONCE_INIT;
+
+static void make_build_info(void) { mri_build_info(build_info, sizeof build_info); }
+
 const char *mr_build_info(void)
 {
     if (atomic_load(&forked))
-        return "";
-    return mri_build_info();
+        return build_info; /* empty, unless it was asked for before */
+    pthread_once(&build_info_once, make_build_info);
+    return build_info;
 }
 
 const char *mr_status_name(mr_status status)

@@ -1,0 +1,815 @@
+"""Engines, sessions and batches."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import dataclasses
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from ctypes import byref, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, Union, cast
+
+from . import _capi
+from ._interrupt import interruptible
+from ._library import (
+    ClosedError,
+    InternalError,
+    MoeringError,
+    check,
+    library,
+    make_failure,
+    text,
+)
+
+if TYPE_CHECKING:
+    import numpy
+    import numpy.typing
+
+    Floats = numpy.typing.NDArray[numpy.float32]
+    from typing_extensions import Self, Unpack
+
+Prompt = Union[str, Sequence[int]]
+"""A text, or token ids."""
+
+T = TypeVar("T")
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class EngineOptions(TypedDict, total=False):
+    """How a model is opened; what is left out is chosen by the library."""
+
+    device: str  # "cpu", "cuda", "ref"
+    threads: int
+    host_bytes_max: int  # budget for all the engine holds in RAM
+    device_bytes_max: int
+    context_tokens_max: int
+    sequences_max: int  # sessions at once; 8
+    chunk_tokens_max: int
+    sections: int
+    prefetch: bool
+    direct_io: bool
+    exact: bool
+    reader: str  # "uring", "pread"
+    policy: str  # "lfu", "lru", "clock"
+
+
+class Sampling(TypedDict, total=False):
+    """How tokens are chosen; what is left out is greedy and ends at the end-of-text token."""
+
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
+    repetition_window: int
+    repetition_penalty: float
+    tokens_max: int
+    seed: int
+    stop: Sequence[str]
+    logprobs: int
+    ignore_end: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenProb:
+    """A token, and the natural log of its probability at temperature 1."""
+
+    id: int
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A generated token. text is empty while a character is incomplete. finish is "stop" or "length" on
+    the last token, and "" before. logprob and alternatives are there if logprobs was asked for."""
+
+    id: int
+    text: str
+    finish: str = ""
+    logprob: float | None = None
+    alternatives: tuple[TokenProb, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What a model is. Sizes in bytes."""
+
+    format: str
+    family: str
+    types: str
+    layers: int
+    dim: int
+    vocabulary: int
+    context_tokens: int
+    experts: int
+    experts_used: int
+    chat_template: bool
+    weight_bytes: int
+    expert_bytes: int
+    expert_groups: int
+    group_bytes_max: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a memory budget is split. least_bytes is the smallest budget that works."""
+
+    device: str
+    resident: bool
+    budget_bytes: int
+    least_bytes: int
+    stay_bytes: int
+    kv_bytes: int
+    work_bytes: int
+    reserve_bytes: int
+    ring_bytes: int
+    cache_bytes: int
+    kv_tokens: int
+    sections: int
+    cache_slots: int
+    groups: int
+    chunk_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Counters since the engine was opened."""
+
+    sessions: int
+    passes: int
+    prefill_tokens: int
+    decode_tokens: int
+    bytes_read: int
+    reads: int
+    hits: int
+    late: int
+    misses: int
+    prefetched: int
+    prefetch_useful: int
+    wait_ns: int
+    busy_ns: int
+    memory_peak_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of one prompt of a batch. text and tokens are what there was before an error."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+    prompt_tokens: int
+    error: MoeringError | None = None
+
+
+def _dataclass(kind: type[T], struct: Any) -> T:
+    """Copies a C struct into a dataclass with the same names."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cast(Any, kind)):
+        value = getattr(struct, field.name)
+        if isinstance(value, bytes):
+            value = text(value)
+        values[field.name] = bool(value) if field.type in (bool, "bool") else value
+    return kind(**values)
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError as error:
+        raise ImportError("logits and embeddings are NumPy arrays: pip install numpy") from error
+    return numpy
+
+
+def _engine_options(options: Mapping[str, Any]) -> Any:
+    out = _capi.versioned(_capi.mr_engine_options)
+    for name, value in options.items():
+        if name not in EngineOptions.__annotations__:
+            raise TypeError(f"there is no option {name!r} of an engine")
+        if value is None:
+            continue
+        if isinstance(value, str):
+            value = value.encode()
+        elif name in ("prefetch", "direct_io"):
+            value = _capi.MR_ON if value else _capi.MR_OFF
+        _set(out, name, value)
+    return out
+
+
+def _session_options(options: Mapping[str, Any]) -> Any:
+    out = _capi.versioned(_capi.mr_session_options)
+    for name, value in options.items():
+        if name not in Sampling.__annotations__:
+            raise TypeError(f"there is no option {name!r} of a generation")
+        if value is None:
+            continue
+        if name == "stop":
+            texts = [value] if isinstance(value, str) else list(value)
+            out.stop = (c_char_p * len(texts))(*(s.encode() for s in texts))
+            out.stop_count = len(texts)
+            continue
+        _set(out, name, value)
+    return out
+
+
+def _set(struct: Any, name: str, value: Any) -> None:
+    """Sets a number, and refuses one that the field would cut."""
+    setattr(struct, name, value)
+    kept = getattr(struct, name)
+    if isinstance(value, int) and int(kept) != int(value):
+        raise OverflowError(f"{name} = {value} is out of range")
+
+
+def _ids(tokens: Sequence[int]) -> Any:
+    return (c_int32 * len(tokens))(*tokens)
+
+
+_FINISH = {
+    _capi.MR_FINISH_NONE: "",
+    _capi.MR_FINISH_STOP: "stop",
+    _capi.MR_FINISH_LENGTH: "length",
+}
+
+
+class _Handle:
+    """A handle of the library, closed once: by close(), at the end of with, or with the object."""
+
+    def __init__(self, number: int, close: Callable[[Any], None]) -> None:
+        self._number: int | None = number
+        self._finalizer = weakref.finalize(self, close, number)
+        self._finalizer.atexit = False  # the process's end frees all
+
+    @property
+    def _handle(self) -> int:
+        if self._number is None:
+            raise ClosedError(f"the {type(self).__name__.lower()} was closed", _capi.MR_ECLOSED)
+        return self._number
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._number is None
+
+    def close(self) -> None:
+        """Frees it. A running call in another thread ends with ClosedError. May be called again."""
+        self._number = None
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Engine(_Handle):
+    """An open model. Safe to use from several threads at once.
+
+    path is a GGUF file, a Hugging Face directory, or "mr:tiny", the model in the package. Options are
+    those of EngineOptions. Sessions may outlive the engine's close().
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> None:
+        name, wanted = os.fspath(path).encode(), _engine_options(options)
+        out, lib = c_void_p(), library()
+        flag = threading.Event()
+
+        def poll(_user: Any, _done: int, _total: int) -> int:
+            return int(flag.is_set())
+
+        wanted.poll = _capi.mr_poll_fn(poll) if _in_main_thread() else _capi.mr_poll_fn()
+
+        def call() -> int:
+            flag.clear()
+            return int(lib.mr_engine_open(byref(out), name, byref(wanted)))
+
+        check(interruptible(call, flag.set))
+        self._poll = wanted.poll  # lives as long as the engine may call it
+        super().__init__(cast(int, out.value), lib.mr_engine_close)
+
+    @classmethod
+    def plan(cls, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> Plan:
+        """How the budget would be split, without reading weights. A budget that is too small raises
+        nothing: compare budget_bytes and least_bytes."""
+        return cls.inspect(path, **options)[1]
+
+    @classmethod
+    def inspect(
+        cls, path: str | os.PathLike[str], **options: Unpack[EngineOptions]
+    ) -> tuple[ModelInfo, Plan]:
+        """What a model is, and plan()."""
+        info, plan = _capi.versioned(_capi.mr_model_info), _capi.versioned(_capi.mr_plan)
+        wanted = _engine_options(options)
+        check(
+            library().mr_plan_make(
+                os.fspath(path).encode(), byref(wanted), byref(info), byref(plan)
+            )
+        )
+        return _dataclass(ModelInfo, info), _dataclass(Plan, plan)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is."""
+        out = _capi.versioned(_capi.mr_model_info)
+        check(library().mr_engine_info(self._handle, byref(out)))
+        return _dataclass(ModelInfo, out)
+
+    @property
+    def memory(self) -> Plan:
+        """How the budget is split."""
+        out = _capi.versioned(_capi.mr_plan)
+        check(library().mr_engine_plan(self._handle, byref(out)))
+        return _dataclass(Plan, out)
+
+    def stats(self) -> Stats:
+        """Counters since the engine was opened."""
+        out = _capi.versioned(_capi.mr_stats)
+        check(library().mr_engine_stats(self._handle, byref(out)))
+        return _dataclass(Stats, out)
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The token ids of a text. add_special puts the model's begin token in front, where it has one;
+        parse_special makes special tokens that are spelled in the text their ids."""
+        data = text.encode("utf-8", "surrogatepass")
+        flags = add_special * _capi.MR_ENCODE_ADD_SPECIAL
+        flags |= parse_special * _capi.MR_ENCODE_PARSE_SPECIAL
+        return self._ints(
+            lambda out, room, count: library().mr_engine_encode(
+                self._handle, data, len(data), flags, out, room, count
+            ),
+            len(data) + 8,
+        )
+
+    def decode(self, tokens: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of token ids."""
+        ids = _ids(tokens)
+        flags = skip_special * _capi.MR_DECODE_SKIP_SPECIAL
+        return self._text(
+            lambda out, room, size: library().mr_engine_decode(
+                self._handle, ids, len(ids), flags, out, room, size
+            ),
+            16 * len(ids) + 64,
+        )
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; maybe a part of a character."""
+        return self._bytes(
+            lambda out, room, size: library().mr_engine_token(
+                self._handle, token, out, room, size, None
+            ),
+            64,
+        )
+
+    def token_id(self, spelled: str) -> int:
+        """The id of a token as the vocabulary spells it, such as "<|im_end|>"."""
+        out = c_int32()
+        check(library().mr_engine_find_token(self._handle, spelled.encode(), byref(out)))
+        return out.value
+
+    def chat_text(self, messages: Iterable[Message]) -> str:
+        """A conversation by the model's chat template, with the header of the answer at its end."""
+        list_, count = self._messages(messages)
+        return self._text(
+            lambda out, room, size: library().mr_engine_chat_text(
+                self._handle, list_, count, out, room, size
+            ),
+            4096,
+        )
+
+    def chat_tokens(self, messages: Iterable[Message]) -> list[int]:
+        """chat_text() as token ids."""
+        list_, n = self._messages(messages)
+        return self._ints(
+            lambda out, room, count: library().mr_engine_chat_tokens(
+                self._handle, list_, n, out, room, count
+            ),
+            1024,
+        )
+
+    @staticmethod
+    def _messages(messages: Iterable[Message]) -> tuple[Any, int]:
+        items = [
+            _capi.mr_message(m["role"].encode(), m["content"].encode()) for m in messages
+        ]
+        return (_capi.mr_message * len(items))(*items), len(items)
+
+    def _sized(self, call: Callable[[Any, int, Any], int], kind: Any, guess: int) -> Any:
+        """Fills an array of the size that the library asks for."""
+        room, count = guess, c_size_t()
+        while True:
+            out = (kind * room)()
+            status = call(out, room, byref(count))
+            if status == _capi.MR_ELIMIT and count.value > room:
+                room = count.value
+                continue
+            check(status)
+            return out, count.value
+
+    def _ints(self, call: Callable[[Any, int, Any], int], guess: int) -> list[int]:
+        out, count = self._sized(call, c_int32, guess)
+        return list(out[:count])
+
+    def _bytes(self, call: Callable[[Any, int, Any], int], guess: int) -> bytes:
+        out, size = self._sized(call, ctypes.c_char, guess)
+        return bytes(out.raw[:size])
+
+    def _text(self, call: Callable[[Any, int, Any], int], guess: int) -> str:
+        return text(self._bytes(call, guess))
+
+    def embed(self, prompt: Prompt, *, pooling: str = "mean") -> Floats:
+        """The hidden states of a text after the final norm, pooled: shape (dim,), float32, not of unit
+        length. pooling is "mean", over all tokens, or "last", the state after the last token."""
+        kinds = {"mean": _capi.MR_POOL_MEAN, "last": _capi.MR_POOL_LAST}
+        if pooling not in kinds:
+            raise ValueError(f'pooling is {pooling!r}, not "mean" or "last"')
+        ids = _ids(self._tokens(prompt))
+        lib, handle = library(), self._handle
+        count = c_size_t(self.info.dim)
+        out = _numpy().empty(count.value, dtype="float32")
+        data = out.ctypes.data_as(ctypes.POINTER(c_float))
+        check(
+            interruptible(
+                lambda: int(
+                    lib.mr_engine_embed(
+                        handle, ids, len(ids), kinds[pooling], data, out.size, byref(count)
+                    )
+                ),
+                lambda: lib.mr_engine_cancel(handle),
+            )
+        )
+        return cast("Floats", out)
+
+    def _tokens(self, prompt: Prompt) -> Sequence[int]:
+        return self.encode(prompt) if isinstance(prompt, str) else prompt
+
+    def session(self, **sampling: Unpack[Sampling]) -> Session:
+        """An empty session. Options are those of Sampling."""
+        return Session(self, **sampling)
+
+    def generate(self, prompt: Prompt, **sampling: Unpack[Sampling]) -> Iterator[Token]:
+        """Generates after a prompt, in a session of its own. Ctrl-C stops it within a layer. Closing
+        the iterator, or leaving it, ends the generation."""
+        with Session(self, **sampling) as session:
+            session.feed(prompt)
+            yield from session
+
+    async def agenerate(
+        self, prompt: Prompt, **sampling: Unpack[Sampling]
+    ) -> AsyncIterator[Token]:
+        """generate() for asyncio: the event loop goes on while tokens are computed. Cancelling the task
+        ends the generation within a layer."""
+        session = await asyncio.to_thread(Session, self, **sampling)
+        try:
+            await _in_thread(session, session.feed, prompt)
+            while (token := await _in_thread(session, session.next)) is not None:
+                yield token
+        finally:
+            session.close()
+
+    def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        parallel: int = 0,
+        ordered: bool = True,
+        progress: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> Iterator[Result]:
+        """Generates for many prompts side by side, and yields a result for each.
+
+        prompts is read as results are taken, so it may be endless. parallel sequences run at once, or
+        as many as are free. ordered keeps the order of the prompts; without it results come as they are
+        done. A prompt that fails is a result with an error. progress shows a bar if tqdm is installed.
+        A result depends on its prompt and the options alone, seed included.
+        """
+        with Batch(self, parallel=parallel, **sampling) as batch:
+            results = batch.run(prompts, ordered=ordered)
+            yield from _with_progress(results, prompts) if progress else results
+
+    def cancel(self) -> None:
+        """Ends running embeddings and waits for batch results; sessions go on."""
+        library().mr_engine_cancel(self._handle)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+async def _in_thread(session: Session, call: Callable[..., T], *arguments: Any) -> T:
+    """Runs a call of the session in a thread, and ends it if the task is cancelled."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            session.cancel()
+            await asyncio.wait([running], timeout=0.01)
+        running.exception()  # Canceled, and of no interest
+        raise
+
+
+def _with_progress(results: Iterator[Result], prompts: Iterable[Prompt]) -> Iterator[Result]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from results
+        return
+    total = len(prompts) if isinstance(prompts, Sequence) else None
+    tokens = 0
+    with tqdm(total=total, unit=" prompts") as bar:
+        for result in results:
+            tokens += len(result.tokens)
+            bar.set_postfix(tokens=tokens, refresh=False)
+            bar.update()
+            yield result
+
+
+class Session(_Handle):
+    """One sequence: its tokens, and their keys and values. One thread at a time uses it, except for
+    cancel() and close(). Options are those of Sampling."""
+
+    def __init__(self, engine: Engine, **sampling: Unpack[Sampling]) -> None:
+        lib, out = library(), c_void_p()
+        options = _session_options(sampling)
+        check(lib.mr_session_open(byref(out), engine._handle, byref(options)))
+        self._set_up(engine, cast(int, out.value), bool(sampling.get("logprobs")))
+
+    def _set_up(self, engine: Engine, number: int, logprobs: bool) -> None:
+        super().__init__(number, library().mr_session_close)
+        self._engine = engine
+        self._logprobs = logprobs
+        self._text = c_void_p()
+        self._text_size = c_size_t()
+        self._views = 0  # arrays that look at the library's memory
+
+    def configure(self, **sampling: Unpack[Sampling]) -> None:
+        """New options for what is generated from here on."""
+        options = _session_options(sampling)
+        self._call(lambda: library().mr_session_configure(self._handle, byref(options)))
+        self._logprobs = bool(sampling.get("logprobs"))
+
+    def _call(self, function: Callable[[], int]) -> int:
+        return check(interruptible(lambda: int(function()), self.cancel))
+
+    def cancel(self) -> None:
+        """Ends the call that is running in another thread, with Canceled, within a layer. Calling
+        again goes on where it stopped."""
+        if self._number is not None:
+            library().mr_session_cancel(self._number)
+
+    def feed(self, prompt: Prompt) -> None:
+        """Appends a text, or tokens, to the context, and computes it. In an empty session the model's
+        begin token comes first, and special tokens in a text are recognised."""
+        if isinstance(prompt, str):
+            first = len(self) == 0
+            prompt = self._engine.encode(prompt, add_special=first, parse_special=first)
+        lib, handle = library(), self._handle
+        ids = _ids(prompt)
+        self._settle()
+        end = len(self) + len(ids)
+
+        def rest() -> int:
+            left = min(end - len(self), len(ids))  # after an interruption a part is there
+            at = ctypes.cast(
+                byref(ids, (len(ids) - left) * ctypes.sizeof(c_int32)), ctypes.POINTER(c_int32)
+            )
+            return int(lib.mr_session_feed_tokens(handle, at, left))
+
+        self._call(rest)
+
+    def _settle(self) -> None:
+        """Brings the last token into the context, so that the length says what is there."""
+        self._call(lambda: library().mr_session_feed_tokens(self._handle, None, 0))
+
+    def score(self, tokens: Sequence[int]) -> Floats:
+        """Appends tokens, and returns the natural log of each one's probability after all before it:
+        shape (len(tokens),), float32; NaN where there is nothing before."""
+        ids = _ids(tokens)
+        out = _numpy().empty(len(ids), dtype="float32")
+        data = out.ctypes.data_as(ctypes.POINTER(c_float))
+        check(library().mr_session_score(self._handle, ids, len(ids), data))
+        return cast("Floats", out)
+
+    def next(self) -> Token | None:
+        """The next token; None after the last one."""
+        lib, handle = library(), self._handle
+        status = self._call(
+            lambda: lib.mr_session_next(handle, byref(self._text), byref(self._text_size))
+        )
+        if status == _capi.MR_END:
+            return None
+        token = _capi.mr_token(ctypes.sizeof(_capi.mr_token))
+        check(lib.mr_session_token(handle, byref(token)))
+        return Token(
+            token.id,
+            text(ctypes.string_at(token.text or 0, token.text_size)),
+            _FINISH.get(token.finish, ""),
+            token.logprob if self._logprobs else None,
+            tuple(
+                TokenProb(p.id, p.logprob)
+                for p in (token.alternatives[i] for i in range(token.alternatives_count))
+            ),
+        )
+
+    def __iter__(self) -> Iterator[Token]:
+        """Generates to the end."""
+        while (token := self.next()) is not None:
+            yield token
+
+    def __len__(self) -> int:
+        """Tokens in the context. The last token of next() joins it when it is needed there."""
+        out = c_size_t()
+        check(library().mr_session_length(self._handle, byref(out)))
+        return out.value
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens in the context."""
+        return self._engine._ints(
+            lambda out, room, count: library().mr_session_tokens(self._handle, out, room, count),
+            len(self),
+        )
+
+    def logits(self) -> Floats:
+        """The model's output after the last token of the context, shape (vocabulary,), float32: a view
+        of the library's memory, not to be written to. It holds until the next logits() of this
+        session; copy it to keep it."""
+        values, count = ctypes.POINTER(c_float)(), c_size_t()
+        check(library().mr_session_logits(self._handle, byref(values), byref(count)))
+        memory = (c_float * count.value).from_address(
+            cast(int, ctypes.cast(values, c_void_p).value)
+        )
+        self._views += 1
+        weakref.finalize(memory, self._view_gone).atexit = False
+        view = _numpy().frombuffer(memory, dtype="float32")
+        view.flags.writeable = False
+        return cast("Floats", view)
+
+    def _view_gone(self) -> None:
+        self._views -= 1
+        if self._views == 0 and self._number is None:
+            self._finalizer()
+
+    def close(self) -> None:
+        """Frees the session. A running call in another thread ends with ClosedError. While an array of
+        logits() is in use its memory stays. May be called again."""
+        if self._views > 0:
+            self.cancel()
+            self._number = None
+            return
+        super().close()
+
+    def top(self, count: int) -> list[TokenProb]:
+        """The count most likely tokens after the last one, best first."""
+        out, n = (_capi.mr_token_prob * count)(), c_size_t()
+        check(library().mr_session_top(self._handle, out, count, byref(n)))
+        return [TokenProb(p.id, p.logprob) for p in out[: n.value]]
+
+    def truncate(self, count: int) -> None:
+        """Forgets all tokens from position count on."""
+        if count < 0:
+            raise ValueError(f"truncate to {count} tokens")
+        check(library().mr_session_truncate(self._handle, count))
+
+    def fork(self) -> Session:
+        """A session with the same context and options, which shares the memory of the context."""
+        out = c_void_p()
+        self._call(lambda: library().mr_session_fork(byref(out), self._handle))
+        copy = Session.__new__(Session)
+        copy._set_up(self._engine, cast(int, out.value), self._logprobs)
+        return copy
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the session's state to a file, which is there complete or not at all. A session
+        restored from it continues to the bit, on this model."""
+        self._call(lambda: library().mr_session_save(self._handle, os.fspath(path).encode()))
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Replaces the context by what save() wrote. After a failure it is empty."""
+        check(library().mr_session_restore(self._handle, os.fspath(path).encode()))
+
+    def dumps(self) -> bytes:
+        """What save() writes."""
+        out = bytearray()
+
+        def write(_user: Any, data: int, size: int) -> int:
+            out.extend(ctypes.string_at(data, size))
+            return 0
+
+        self._settle()
+        check(library().mr_session_save_to(self._handle, _capi.mr_write_fn(write), None))
+        return bytes(out)
+
+    def loads(self, state: bytes) -> None:
+        """restore() from what dumps() returned."""
+        at = 0
+
+        def read(_user: Any, data: int, room: int) -> int:
+            nonlocal at
+            piece = state[at : at + room]
+            ctypes.memmove(data, piece, len(piece))
+            at += len(piece)
+            return len(piece)
+
+        check(library().mr_session_restore_from(self._handle, _capi.mr_read_fn(read), None))
+
+
+class Batch(_Handle):
+    """Prompts that are generated for side by side; Engine.batch() is the short way to it. One thread at
+    a time uses it, except for cancel() and close()."""
+
+    def __init__(self, engine: Engine, *, parallel: int = 0, **sampling: Unpack[Sampling]) -> None:
+        lib, out = library(), c_void_p()
+        options = _session_options(sampling)
+        count = c_uint32(parallel)
+        if count.value != parallel:
+            raise ValueError(f"parallel is {parallel}")
+        check(lib.mr_batch_open(byref(out), engine._handle, byref(options), count))
+        super().__init__(cast(int, out.value), lib.mr_batch_close)
+        self._engine = engine
+
+    def submit(self, index: int, prompt: Prompt) -> bool:
+        """Queues a prompt, and does not wait; False if a result must be taken first."""
+        lib = library()
+        if isinstance(prompt, str):
+            data = prompt.encode("utf-8", "surrogatepass")
+            status = lib.mr_batch_submit(self._handle, index, data, len(data))
+        else:
+            ids = _ids(prompt)
+            status = lib.mr_batch_submit_tokens(self._handle, index, ids, len(ids))
+        return check(status) != _capi.MR_AGAIN
+
+    def next(self) -> Result | None:
+        """Waits for a result, in the order in which they come; None if no prompt is under way."""
+        lib, handle = library(), self._handle
+        r = _capi.versioned(_capi.mr_result)
+        status = check(
+            interruptible(
+                lambda: int(lib.mr_batch_next(handle, byref(r))),
+                lambda: lib.mr_engine_cancel(self._engine._handle),
+            )
+        )
+        if status == _capi.MR_END:
+            return None
+        return Result(
+            r.id,
+            text(ctypes.string_at(r.text or 0, r.text_size)),
+            tuple(r.tokens[: r.tokens_count]),
+            _FINISH.get(r.finish, ""),
+            r.prompt_tokens,
+            make_failure(r.status, text(r.error)) if r.status < 0 else None,
+        )
+
+    def run(self, prompts: Iterable[Prompt], *, ordered: bool = True) -> Iterator[Result]:
+        """Submits prompts as there is room, and yields their results; index counts the prompts."""
+        waiting = iter(enumerate(prompts))
+        pending = next(waiting, None)
+        held: dict[int, Result] = {}
+        due = 0
+        while True:
+            # In order, a slow prompt holds back those behind it: not more than this many.
+            while pending is not None and (not ordered or pending[0] < due + HELD_MAX):
+                if not self.submit(*pending):
+                    break
+                pending = next(waiting, None)
+            result = self.next()
+            if result is None:
+                if pending is not None or held:
+                    raise InternalError("the batch ended before its prompts")
+                return
+            if not ordered:
+                yield result
+                continue
+            held[result.index] = result
+            while due in held:
+                yield held.pop(due)
+                due += 1
+
+    def cancel(self) -> None:
+        """Ends all prompts that are under way; their results have the error Canceled."""
+        if self._number is not None:
+            library().mr_batch_cancel(self._number)
+
+
+HELD_MAX = 1024
+"""Results that are held back, in order, behind a slow prompt."""

@@ -1,0 +1,785 @@
+/* misuse.c - every mistake that a caller can make, one after the other. Each ends in a status and a
+ * message; the program is built with AddressSanitizer, which finds what does not.
+ *
+ *     misuse MODEL.gguf DIRECTORY     DIRECTORY is empty and may be written to */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+static const char *model, *directory;
+
+static mr_engine *open_engine(uint32_t sequences)
+{
+    mr_engine_options options = MR_ENGINE_OPTIONS_INIT;
+    mr_engine *engine = NULL;
+    options.context_tokens_max = 256;
+    options.sequences_max = sequences;
+    STATUS(mr_engine_open(&engine, "mr:tiny", &options), MR_OK);
+    return engine;
+}
+
+static mr_session *open_session(mr_engine *engine, uint32_t tokens_max)
+{
+    mr_session_options options = MR_SESSION_OPTIONS_INIT;
+    mr_session *session = NULL;
+    options.tokens_max = tokens_max;
+    options.ignore_end = 1;
+    STATUS(mr_session_open(&session, engine, &options), MR_OK);
+    return session;
+}
+
+static int descriptors(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d != NULL && readdir(d) != NULL)
+        n++;
+    closedir(d);
+    return n;
+}
+
+static int32_t no_result(void *user, const mr_result *result, size_t done, size_t total)
+{
+    (void)user, (void)result, (void)done, (void)total;
+    return 0;
+}
+
+static int32_t no_write(void *user, const void *data, size_t size)
+{
+    (void)user, (void)data, (void)size;
+    return 0;
+}
+
+static int64_t no_read(void *user, void *data, size_t capacity)
+{
+    (void)user, (void)data, (void)capacity;
+    return 0;
+}
+
+/* All functions with NULL for each of their pointers in turn. */
+static void null_everywhere(void)
+{
+    mr_engine *e = open_engine(2), *none = (mr_engine *)1;
+    mr_session *s = open_session(e, 4), *no_session = (mr_session *)1;
+    mr_batch *b = NULL, *no_batch = (mr_batch *)1;
+    mr_token token = MR_TOKEN_INIT;
+    mr_result result = MR_RESULT_INIT;
+    mr_error error = MR_ERROR_INIT;
+    size_t n = 0;
+    int32_t id = 0;
+    float value = 0;
+    const float *values;
+    const char *text;
+    const char *texts[1] = {NULL};
+    mr_message message = {NULL, "text"};
+
+    STATUS(mr_batch_open(&b, e, NULL, 1), MR_OK);
+    STATUS(mr_engine_open(NULL, "mr:tiny", NULL), MR_EINVAL);
+    STATUS(mr_engine_open(&none, NULL, NULL), MR_EINVAL);
+    CHECK(none == NULL);
+    mr_engine_close(NULL);
+    mr_engine_cancel(NULL);
+    STATUS(mr_plan_make(NULL, NULL, NULL, NULL), MR_EINVAL);
+    STATUS(mr_plan_make("mr:tiny", NULL, NULL, NULL), MR_OK);
+    STATUS(mr_engine_info(NULL, NULL), MR_EINVAL);
+    STATUS(mr_engine_info(e, NULL), MR_EINVAL);
+    STATUS(mr_engine_plan(e, NULL), MR_EINVAL);
+    STATUS(mr_engine_stats(e, NULL), MR_EINVAL);
+    STATUS(mr_engine_encode(NULL, "a", 1, 0, &id, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_encode(e, NULL, 1, 0, &id, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_encode(e, "a", 1, 0, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_encode(e, "a", 1, 0, &id, 1, NULL), MR_EINVAL);
+    STATUS(mr_engine_encode(e, NULL, 0, 0, NULL, 0, &n), MR_OK);
+    STATUS(mr_engine_encode(e, "a", 1, 0, NULL, 0, &n), MR_ELIMIT);
+    CHECK(n == 1);
+    STATUS(mr_engine_decode(e, NULL, 1, 0, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_decode(e, &id, 1, 0, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_decode(e, &id, 1, 0, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_token(e, 0, NULL, 1, &n, NULL), MR_EINVAL);
+    STATUS(mr_engine_token(e, 0, NULL, 0, NULL, NULL), MR_EINVAL);
+    STATUS(mr_engine_find_token(e, NULL, &id), MR_EINVAL);
+    STATUS(mr_engine_find_token(e, "a", NULL), MR_EINVAL);
+    STATUS(mr_engine_chat_text(e, NULL, 1, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_text(e, &message, 1, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(e, &message, 1, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(e, &message, 1, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_embed(e, NULL, 1, MR_POOL_MEAN, &value, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_embed(e, &id, 1, MR_POOL_MEAN, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_embed(e, &id, 1, MR_POOL_MEAN, NULL, 0, NULL), MR_EINVAL);
+
+    STATUS(mr_session_open(NULL, e, NULL), MR_EINVAL);
+    STATUS(mr_session_open(&no_session, NULL, NULL), MR_EINVAL);
+    CHECK(no_session == NULL);
+    mr_session_close(NULL);
+    mr_session_cancel(NULL);
+    STATUS(mr_session_configure(NULL, NULL), MR_EINVAL);
+    STATUS(mr_session_feed(NULL, "a", 1), MR_EINVAL);
+    STATUS(mr_session_feed(s, NULL, 1), MR_EINVAL);
+    STATUS(mr_session_feed(s, NULL, 0), MR_OK);
+    STATUS(mr_session_feed_tokens(s, NULL, 1), MR_EINVAL);
+    STATUS(mr_session_score(s, NULL, 1, &value), MR_EINVAL);
+    STATUS(mr_session_score(s, &id, 1, NULL), MR_EINVAL);
+    STATUS(mr_session_next(NULL, &text, &n), MR_EINVAL);
+    STATUS(mr_session_next(s, NULL, &n), MR_EINVAL);
+    STATUS(mr_session_next(s, &text, NULL), MR_EINVAL);
+    STATUS(mr_session_next(s, &text, &n), MR_EINVAL); /* nothing was fed */
+    CHECK(text != NULL && text[0] == '\0' && n == 0);
+    STATUS(mr_session_token(NULL, &token), MR_EINVAL);
+    STATUS(mr_session_token(s, NULL), MR_EINVAL);
+    STATUS(mr_session_token(s, &token), MR_EINVAL); /* none was generated */
+    STATUS(mr_session_length(s, NULL), MR_EINVAL);
+    STATUS(mr_session_tokens(s, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_session_tokens(s, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_session_logits(s, NULL, &n), MR_EINVAL);
+    STATUS(mr_session_logits(s, &values, NULL), MR_EINVAL);
+    STATUS(mr_session_logits(s, &values, &n), MR_EINVAL); /* nothing was fed */
+    STATUS(mr_session_top(s, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_session_top(s, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_session_truncate(NULL, 0), MR_EINVAL);
+    STATUS(mr_session_fork(NULL, s), MR_EINVAL);
+    STATUS(mr_session_fork(&no_session, NULL), MR_EINVAL);
+    STATUS(mr_session_save(s, NULL), MR_EINVAL);
+    STATUS(mr_session_save(NULL, "x"), MR_EINVAL);
+    STATUS(mr_session_save_to(s, NULL, NULL), MR_EINVAL);
+    STATUS(mr_session_save_to(s, no_write, NULL), MR_OK);
+    STATUS(mr_session_restore(s, NULL), MR_EINVAL);
+    STATUS(mr_session_restore_from(s, NULL, NULL), MR_EINVAL);
+    STATUS(mr_session_restore_from(s, no_read, NULL), MR_EFORMAT);
+
+    STATUS(mr_batch_open(NULL, e, NULL, 0), MR_EINVAL);
+    STATUS(mr_batch_open(&no_batch, NULL, NULL, 0), MR_EINVAL);
+    CHECK(no_batch == NULL);
+    STATUS(mr_batch_submit(NULL, 0, "a", 1), MR_EINVAL);
+    STATUS(mr_batch_submit(b, 0, NULL, 1), MR_EINVAL);
+    STATUS(mr_batch_submit_tokens(b, 0, NULL, 1), MR_EINVAL);
+    STATUS(mr_batch_next(NULL, &result), MR_EINVAL);
+    STATUS(mr_batch_next(b, NULL), MR_EINVAL);
+    mr_batch_cancel(NULL);
+    mr_batch_close(NULL);
+    STATUS(mr_engine_batch(e, NULL, NULL, NULL, 1, no_result, NULL), MR_EINVAL);
+    STATUS(mr_engine_batch(e, NULL, texts, NULL, 1, no_result, NULL), MR_EINVAL);
+    STATUS(mr_engine_batch(e, NULL, texts, NULL, 0, NULL, NULL), MR_EINVAL);
+
+    CHECK(mr_last_error_detail(NULL) == MR_EINVAL);
+    CHECK(mr_last_error_detail(&error) == MR_OK && error.message != NULL && error.file != NULL);
+    CHECK(mr_status_name(12345) != NULL && mr_build_info()[0] != '\0');
+    CHECK(mr_api_version() == MR_API_VERSION);
+    mr_batch_close(b);
+    mr_session_close(s);
+    mr_engine_close(e);
+}
+
+/* Handles that were closed, of another kind, or never were any. */
+static void closed_handles(void)
+{
+    mr_engine *e = open_engine(2);
+    mr_session *s = open_session(e, 4), *t = open_session(e, 4), *none;
+    mr_batch *b = NULL;
+    mr_stats stats = MR_STATS_INIT;
+    size_t n;
+    char text[4096];
+    void *rubbish[] = {(void *)1, (void *)-1, &n, text, (void *)((uintptr_t)s ^ (1 << 22)),
+                       (void *)((uintptr_t)s ^ 1), (void *)((uintptr_t)1 << 63)};
+
+    STATUS(mr_session_feed(s, "func", 4), MR_OK);
+    STATUS(mr_engine_stats((mr_engine *)s, &stats), MR_ECLOSED);
+    STATUS(mr_session_length((mr_session *)e, &n), MR_ECLOSED);
+    for (size_t i = 0; i < sizeof rubbish / sizeof rubbish[0]; i++) {
+        if (rubbish[i] == (void *)t)
+            continue;
+        STATUS(mr_engine_stats(rubbish[i], &stats), MR_ECLOSED);
+        STATUS(mr_session_length(rubbish[i], &n), MR_ECLOSED);
+        STATUS(mr_batch_submit(rubbish[i], 0, "a", 1), MR_ECLOSED);
+        mr_session_cancel(rubbish[i]);
+        mr_session_close(rubbish[i]);
+        mr_batch_close(rubbish[i]);
+        mr_engine_cancel(rubbish[i]);
+        mr_engine_close(rubbish[i]);
+    }
+    mr_session_close(t);
+    mr_session_close(t);
+    STATUS(mr_session_feed(t, "a", 1), MR_ECLOSED);
+    STATUS(mr_session_fork(&none, t), MR_ECLOSED);
+    STATUS(mr_batch_open(&b, e, NULL, 1), MR_OK);
+    /* The engine goes first, and lives on in its session and batch. */
+    mr_engine_close(e);
+    mr_engine_close(e);
+    STATUS(mr_engine_stats(e, &stats), MR_ECLOSED);
+    STATUS(mr_session_open(&none, e, NULL), MR_ECLOSED);
+    CHECK(generate(s, text, sizeof text) == MR_END && text[0] != '\0');
+    STATUS(mr_batch_submit(b, 7, "func", 4), MR_OK);
+    mr_session_close(s);
+    mr_batch_close(b); /* with a prompt under way */
+    STATUS(mr_batch_submit(b, 0, "a", 1), MR_ECLOSED);
+    STATUS(mr_session_length(s, &n), MR_ECLOSED);
+}
+
+/* Options and results of older and newer versions of the structs. */
+static void struct_sizes(void)
+{
+    struct {
+        mr_engine_options known;
+        uint64_t tail[2];
+    } newer = {MR_ENGINE_OPTIONS_INIT, {0, 0}};
+    struct {
+        mr_stats known;
+        uint64_t tail;
+    } more = {MR_STATS_INIT, 7};
+    mr_engine_options older = MR_ENGINE_OPTIONS_INIT;
+    mr_stats stats = MR_STATS_INIT;
+    mr_engine *e = NULL;
+    mr_engine_info(e, NULL);
+
+    older.struct_size = offsetof(mr_engine_options, device);
+    older.device = "no such device"; /* behind the older struct's end */
+    STATUS(mr_engine_open(&e, "mr:tiny", &older), MR_OK);
+    mr_engine_close(e);
+    newer.known.struct_size = sizeof newer;
+    STATUS(mr_engine_open(&e, "mr:tiny", &newer.known), MR_OK);
+    newer.tail[1] = 1;
+    mr_engine *refused = NULL;
+    STATUS(mr_engine_open(&refused, "mr:tiny", &newer.known), MR_EINVAL);
+    CHECK(strstr(mr_last_error(), "newer") != NULL);
+    for (uint32_t size = 0; size < 4; size++) {
+        older.struct_size = size;
+        STATUS(mr_engine_open(&refused, "mr:tiny", &older), MR_EINVAL);
+    }
+    older.struct_size = 0xffffffff;
+    STATUS(mr_engine_open(&refused, "mr:tiny", &older), MR_EINVAL);
+    stats.struct_size = 0;
+    STATUS(mr_engine_stats(e, &stats), MR_EINVAL);
+    stats.struct_size = offsetof(mr_stats, prefill_tokens);
+    stats.prefill_tokens = 4711;
+    STATUS(mr_engine_stats(e, &stats), MR_OK);
+    CHECK(stats.prefill_tokens == 4711 && stats.struct_size == offsetof(mr_stats, prefill_tokens));
+    more.known.struct_size = sizeof more;
+    STATUS(mr_engine_stats(e, &more.known), MR_OK);
+    CHECK(more.tail == 0 && more.known.struct_size == sizeof more);
+    mr_engine_close(e);
+}
+
+/* Arguments that make no sense, budgets that are too small, models that are none. */
+static void senseless(void)
+{
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    mr_session_options so = MR_SESSION_OPTIONS_INIT;
+    mr_plan plan = MR_PLAN_INIT;
+    mr_engine *e = NULL;
+    mr_session *s = NULL;
+    mr_error error = MR_ERROR_INIT;
+    int32_t ids[300] = {1, 2, 3};
+    float logprobs[300];
+    size_t n;
+    char path[4096];
+
+    STATUS(mr_engine_open(&e, "/no/such/model.gguf", NULL), MR_EIO);
+    CHECK(mr_last_error_detail(&error) == MR_OK);
+    CHECK(error.status == MR_EIO && strcmp(error.file, "/no/such/model.gguf") == 0);
+    STATUS(mr_engine_open(&e, "mr:enormous", NULL), MR_EINVAL);
+    CHECK(mr_last_error_detail(&error) == MR_OK && error.file[0] == '\0' && error.offset == -1);
+    STATUS(mr_engine_open(&e, "", NULL), MR_EIO);
+    snprintf(path, sizeof path, "%s/rubbish.gguf", directory);
+    FILE *file = fopen(path, "w");
+    fputs("GGUF and then nothing that is any", file);
+    fclose(file);
+    mr_status status = mr_engine_open(&e, path, NULL);
+    CHECK(status == MR_EFORMAT || status == MR_EUNSUPPORTED);
+    unlink(path);
+    o.device = "abacus";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.device = NULL;
+    o.prefetch = 9;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.prefetch = 0;
+    o.threads = -1;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.threads = 0;
+    o.host_bytes_max = UINT64_MAX;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.context_tokens_max = 128;
+    o.host_bytes_max = 1;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_ENOMEM);
+    STATUS(mr_plan_make("mr:tiny", &o, NULL, &plan), MR_OK);
+    CHECK(plan.least_bytes > plan.budget_bytes && plan.budget_bytes == 1);
+    o.host_bytes_max = plan.least_bytes - 1;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_ENOMEM);
+    o.host_bytes_max = plan.least_bytes;
+    o.sequences_max = 1;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_OK);
+
+    so.temperature = -1;
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.temperature = 0;
+    so.stop_count = 1;
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.stop = (const char *const[]){NULL};
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.stop_count = SIZE_MAX;
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.stop_count = 0;
+    STATUS(mr_session_open(&s, e, &so), MR_OK);
+    mr_session *second = NULL;
+    STATUS(mr_session_open(&second, e, NULL), MR_ELIMIT);
+    STATUS(mr_session_fork(&second, s), MR_ELIMIT);
+    STATUS(mr_engine_embed(e, ids, 3, MR_POOL_MEAN, logprobs, 300, &n), MR_ELIMIT);
+    mr_batch *b = NULL;
+    STATUS(mr_batch_open(&b, e, NULL, 0), MR_ELIMIT);
+    STATUS(mr_batch_open(&b, e, NULL, 99), MR_EINVAL);
+    STATUS(mr_session_feed(s, "x", (size_t)1 << 40), MR_EINVAL);
+    STATUS(mr_session_feed_tokens(s, ids, (size_t)1 << 40), MR_EINVAL);
+    STATUS(mr_session_feed_tokens(s, ids, 300), MR_ELIMIT);
+    ids[1] = -5;
+    STATUS(mr_session_feed_tokens(s, ids, 3), MR_EINVAL);
+    STATUS(mr_session_score(s, ids, 3, logprobs), MR_EINVAL);
+    ids[1] = 2;
+    STATUS(mr_session_truncate(s, 5), MR_EINVAL);
+    STATUS(mr_session_truncate(s, SIZE_MAX), MR_EINVAL);
+    STATUS(mr_engine_decode(e, ids, 3, 77, path, sizeof path, &n), MR_EINVAL);
+    STATUS(mr_engine_encode(e, "a", 1, 77, ids, 3, &n), MR_EINVAL);
+    STATUS(mr_engine_token(e, -1, path, sizeof path, &n, NULL), MR_EINVAL);
+    STATUS(mr_engine_find_token(e, "no such token at all", ids), MR_EINVAL);
+    STATUS(mr_session_restore(s, "/no/such/state"), MR_EIO);
+    STATUS(mr_session_feed(s, "func", 4), MR_OK);
+    mr_session_close(s);
+    STATUS(mr_engine_embed(e, ids, 3, 5, logprobs, 300, &n), MR_EINVAL);
+    STATUS(mr_engine_embed(e, ids, 3, MR_POOL_LAST, logprobs, 5, &n), MR_ELIMIT);
+    CHECK(n == 256);
+    STATUS(mr_engine_embed(e, ids, 3, MR_POOL_LAST, logprobs, 300, &n), MR_OK);
+    mr_engine_close(e);
+}
+
+/* Two threads on one session: the second is refused while the first is inside. */
+static sem_t inside, leave;
+
+static int32_t write_and_wait(void *user, const void *data, size_t size)
+{
+    (void)data, (void)size;
+    if (*(int *)user == 0) {
+        *(int *)user = 1;
+        sem_post(&inside);
+        sem_wait(&leave);
+    }
+    return 0;
+}
+
+static void *save_slowly(void *session)
+{
+    int waited = 0;
+    STATUS(mr_session_save_to(session, write_and_wait, &waited), MR_OK);
+    return NULL;
+}
+
+static void two_threads_on_one_session(void)
+{
+    mr_engine *e = open_engine(1);
+    mr_session *s = open_session(e, 4);
+    const char *text;
+    size_t n;
+    pthread_t thread;
+    sem_init(&inside, 0, 0);
+    sem_init(&leave, 0, 0);
+    STATUS(mr_session_feed(s, "func", 4), MR_OK);
+    pthread_create(&thread, NULL, save_slowly, s);
+    sem_wait(&inside);
+    STATUS(mr_session_next(s, &text, &n), MR_EBUSY);
+    STATUS(mr_session_feed(s, "a", 1), MR_EBUSY);
+    STATUS(mr_session_length(s, &n), MR_EBUSY);
+    sem_post(&leave);
+    pthread_join(thread, NULL);
+    STATUS(mr_session_next(s, &text, &n), MR_OK);
+    mr_session_close(s);
+    mr_engine_close(e);
+}
+
+/* Cancelling an opening, from its poll callback. */
+static int32_t at_once(void *user, uint64_t done, uint64_t total)
+{
+    (void)total;
+    *(uint64_t *)user += 1 + (done > 1);
+    return 1;
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void cancel_during_open(void)
+{
+    int before = descriptors(), cancelled = 0, slow = 0;
+    for (int i = 0; i < 12; i++) {
+        mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+        mr_engine *e = NULL;
+        uint64_t calls = 0;
+        double start = seconds();
+        o.poll = at_once;
+        o.poll_user = &calls;
+        mr_status status = mr_engine_open(&e, "mr:tiny", &o);
+        slow += seconds() - start > 0.03;
+        cancelled += status == MR_ECANCELED;
+        CHECK(status == MR_ECANCELED ? e == NULL && calls > 0 : status == MR_OK);
+        mr_engine_close(e);
+    }
+    CHECK(cancelled > 0 || slow == 0);
+    CHECK(descriptors() == before);
+}
+
+/* Cancelling and closing while another thread generates. */
+typedef struct {
+    mr_session *session;
+    mr_status status;
+    int cancelled, tokens;
+    char text[8192];
+} generator;
+
+static void *generate_on(void *user)
+{
+    generator *g = user;
+    const char *text;
+    size_t n, used = 0;
+    do {
+        g->status = mr_session_next(g->session, &text, &n);
+        if (g->status == MR_OK) {
+            memcpy(g->text + used, text, n);
+            used += n;
+            __atomic_add_fetch(&g->tokens, 1, __ATOMIC_RELAXED);
+        }
+        g->cancelled += g->status == MR_ECANCELED;
+    } while (g->status == MR_OK || g->status == MR_ECANCELED);
+    return NULL;
+}
+
+static void cancel_and_close_during_generate(void)
+{
+    mr_engine *e = open_engine(3);
+    char want[8192];
+    pthread_t thread;
+    mr_session *s = open_session(e, 100);
+    STATUS(mr_session_feed(s, "func main", 9), MR_OK);
+    CHECK(generate(s, want, sizeof want) == MR_END);
+    mr_session_close(s);
+
+    generator g = {.session = open_session(e, 100)};
+    STATUS(mr_session_feed(g.session, "func main", 9), MR_OK);
+    pthread_create(&thread, NULL, generate_on, &g);
+    while (__atomic_load_n(&g.tokens, __ATOMIC_RELAXED) < 90) {
+        mr_session_cancel(g.session);
+        usleep(300);
+    }
+    pthread_join(thread, NULL);
+    CHECK(g.status == MR_END && g.cancelled > 0);
+    CHECK(strcmp(g.text, want) == 0); /* goes on where it stopped */
+    mr_session_close(g.session);
+
+    for (int i = 0; i < 10; i++) {
+        generator c = {.session = open_session(e, 0)};
+        STATUS(mr_session_feed(c.session, "func main", 9), MR_OK);
+        pthread_create(&thread, NULL, generate_on, &c);
+        usleep(1000 * (useconds_t)i);
+        mr_session_close(c.session);
+        pthread_join(thread, NULL);
+        CHECK(c.status == MR_ECLOSED || c.status == MR_END);
+    }
+    /* The engine is closed while a session generates: that goes on to its end. */
+    generator last = {.session = open_session(e, 100)};
+    STATUS(mr_session_feed(last.session, "func main", 9), MR_OK);
+    pthread_create(&thread, NULL, generate_on, &last);
+    mr_engine_close(e);
+    pthread_join(thread, NULL);
+    CHECK(last.status == MR_END && strcmp(last.text, want) == 0);
+    mr_session_close(last.session);
+}
+
+/* A model file that goes away or is cut while open. */
+static void copy_file(const char *from, const char *to)
+{
+    char block[1 << 16];
+    ssize_t n;
+    int in = open(from, O_RDONLY), out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    while ((n = read(in, block, sizeof block)) > 0)
+        CHECK(write(out, block, (size_t)n) == n);
+    close(in);
+    close(out);
+}
+
+static void file_goes_away(void)
+{
+    char path[4096], text[8192], want[8192];
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    mr_plan plan = MR_PLAN_INIT;
+    mr_engine *e = open_engine(1);
+    mr_error error = MR_ERROR_INIT;
+    mr_session *s = open_session(e, 30);
+    STATUS(mr_session_feed(s, "func main", 9), MR_OK);
+    CHECK(generate(s, want, sizeof want) == MR_END);
+    mr_session_close(s);
+    mr_engine_close(e);
+
+    snprintf(path, sizeof path, "%s/model.gguf", directory);
+    o.context_tokens_max = 256;
+    o.sequences_max = 2;
+    o.host_bytes_max = 1;
+    STATUS(mr_plan_make(model, &o, NULL, &plan), MR_OK);
+    o.host_bytes_max = plan.least_bytes; /* experts stream */
+    for (int cut = 0; cut < 2; cut++) {
+        copy_file(model, path);
+        STATUS(mr_engine_open(&e, path, &o), MR_OK);
+        if (cut)
+            CHECK(truncate(path, 4096) == 0);
+        CHECK(unlink(path) == 0);
+        s = open_session(e, 30);
+        mr_status status = mr_session_feed(s, "func main", 9);
+        if (cut) {
+            CHECK(status == MR_EIO || status == MR_EFORMAT);
+            CHECK(mr_last_error_detail(&error) == MR_OK && strcmp(error.file, path) == 0);
+            CHECK(error.tensor[0] != '\0' && error.offset > 0);
+        } else {
+            CHECK(status == MR_OK && generate(s, text, sizeof text) == MR_END);
+            CHECK(strcmp(text, want) == 0);
+            STATUS(mr_session_save_to(s, no_write, NULL), MR_OK);
+        }
+        mr_session_close(s);
+        mr_engine_close(e);
+    }
+}
+
+/* Saving where there is no room, and restoring what is damaged. */
+typedef struct {
+    char *data;
+    size_t size, capacity, at;
+} memory;
+
+static int32_t write_memory(void *user, const void *data, size_t size)
+{
+    memory *m = user;
+    if (m->size + size > m->capacity)
+        return 1;
+    memcpy(m->data + m->size, data, size);
+    m->size += size;
+    return 0;
+}
+
+static int64_t read_memory(void *user, void *data, size_t capacity)
+{
+    memory *m = user;
+    size_t n = m->size - m->at < capacity ? m->size - m->at : capacity;
+    memcpy(data, m->data + m->at, n);
+    m->at += n;
+    return (int64_t)n;
+}
+
+static int64_t read_too_much(void *user, void *data, size_t capacity)
+{
+    (void)user, (void)data;
+    return (int64_t)capacity + 1;
+}
+
+static int files(void)
+{
+    int n = 0;
+    DIR *d = opendir(directory);
+    while (d != NULL && readdir(d) != NULL)
+        n++;
+    closedir(d);
+    return n;
+}
+
+static void save_and_restore(void)
+{
+    mr_engine *e = open_engine(2);
+    mr_session *s = open_session(e, 20), *t = open_session(e, 20);
+    memory m = {.data = malloc(4 << 20), .capacity = 4 << 20};
+    struct rlimit limit, small = {8192, 0};
+    char path[4096], want[4096], got[4096];
+    size_t n;
+    STATUS(mr_session_feed(s, "package main\n\nimport (", 22), MR_OK);
+    STATUS(mr_session_save_to(s, write_memory, &m), MR_OK);
+    STATUS(mr_session_restore_from(t, read_memory, &m), MR_OK);
+    snprintf(path, sizeof path, "%s/state", directory);
+    STATUS(mr_session_save(s, path), MR_OK);
+    CHECK(generate(s, want, sizeof want) == MR_END);
+    CHECK(generate(t, got, sizeof got) == MR_END && strcmp(got, want) == 0);
+    STATUS(mr_session_restore(t, path), MR_OK);
+    CHECK(generate(t, got, sizeof got) == MR_END && strcmp(got, want) == 0);
+
+    m.data[m.size / 2] ^= 1;
+    m.at = 0;
+    STATUS(mr_session_restore_from(t, read_memory, &m), MR_EFORMAT);
+    STATUS(mr_session_length(t, &n), MR_OK);
+    CHECK(n == 0);
+    STATUS(mr_session_restore_from(t, read_too_much, NULL), MR_EIO);
+    m.size = 0;
+    m.capacity = 5000;
+    STATUS(mr_session_save_to(s, write_memory, &m), MR_EIO);
+    STATUS(mr_session_save(s, "/no/such/directory/state"), MR_EIO);
+    /* A full disk, by the limit on the size of files. */
+    int before = files();
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    small.rlim_max = limit.rlim_max;
+    setrlimit(RLIMIT_FSIZE, &small);
+    snprintf(path, sizeof path, "%s/full", directory);
+    STATUS(mr_session_save(s, path), MR_EIO);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    CHECK(files() == before && access(path, F_OK) != 0);
+    snprintf(path, sizeof path, "%s/state", directory);
+    unlink(path);
+    free(m.data);
+    mr_session_close(s);
+    mr_session_close(t);
+    mr_engine_close(e);
+}
+
+/* Batches: a full queue, cancelled, closed early, stopped by the callback. */
+static int32_t stop_at_two(void *user, const mr_result *result, size_t done, size_t total)
+{
+    CHECK(result->status == MR_OK && result->text_size == strlen(result->text) && total == 5);
+    *(size_t *)user = done;
+    return done == 2;
+}
+
+static int32_t count(void *user, const mr_result *result, size_t done, size_t total)
+{
+    (void)done, (void)total;
+    ((mr_status *)user)[result->id] = result->status;
+    return 0;
+}
+
+static void batches(void)
+{
+    mr_engine *e = open_engine(2);
+    mr_session_options o = MR_SESSION_OPTIONS_INIT;
+    mr_batch *b = NULL;
+    mr_result r = MR_RESULT_INIT;
+    const char *texts[5] = {"func", "type", "var", "package", "// A"};
+    mr_status statuses[5] = {9, 9, 9, 9, 9};
+    mr_status status;
+    size_t done = 0, queued = 0;
+    char long_text[8192];
+    o.tokens_max = 8;
+    STATUS(mr_batch_open(&b, e, &o, 2), MR_OK);
+    STATUS(mr_batch_next(b, &r), MR_END);
+    while ((status = mr_batch_submit(b, queued, "func", 4)) == MR_OK)
+        queued++;
+    CHECK(status == MR_AGAIN && queued >= 2);
+    STATUS(mr_batch_next(b, &r), MR_OK);
+    CHECK(r.status == MR_OK && r.tokens_count > 0 && r.error[0] == '\0' && r.prompt_tokens > 0);
+    mr_batch_cancel(b);
+    while ((status = mr_batch_next(b, &r)) == MR_OK)
+        queued--;
+    CHECK(status == MR_END && queued == 1);
+    STATUS(mr_batch_submit(b, 0, "func", 4), MR_ECANCELED);
+    mr_batch_close(b);
+    STATUS(mr_engine_batch(e, &o, texts, NULL, 5, stop_at_two, &done), MR_ECANCELED);
+    CHECK(done == 2);
+    memset(long_text, 'x', sizeof long_text - 1);
+    long_text[sizeof long_text - 1] = '\0';
+    texts[3] = long_text; /* does not fit the context: fails alone */
+    STATUS(mr_engine_batch(e, &o, texts, NULL, 5, count, statuses), MR_OK);
+    for (int i = 0; i < 5; i++)
+        CHECK(statuses[i] == (i == 3 ? MR_ELIMIT : MR_OK));
+    mr_engine_close(e);
+}
+
+/* After fork a child is told so, and the parent goes on. */
+static void forked(void)
+{
+    mr_engine *e = open_engine(1), *none = NULL;
+    mr_session *s = open_session(e, 4);
+    char text[4096];
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        size_t n;
+        STATUS(mr_session_length(s, &n), MR_EFORK);
+        STATUS(mr_engine_open(&none, "mr:tiny", NULL), MR_EFORK);
+        CHECK(strstr(mr_last_error(), "forked") != NULL);
+        mr_session_cancel(s);
+        mr_session_close(s);
+        mr_engine_close(e);
+        _exit(check_failures != 0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    STATUS(mr_session_feed(s, "func", 4), MR_OK);
+    CHECK(generate(s, text, sizeof text) == MR_END);
+    mr_session_close(s);
+    mr_engine_close(e);
+}
+
+/* What the program sets while it runs is seen. */
+static void environment(void)
+{
+    mr_plan plan = MR_PLAN_INIT;
+    setenv("MOERING_HOST_BYTES_MAX", "123456789", 1);
+    setenv("MOERING_DEVICE", "ref", 1);
+    STATUS(mr_plan_make("mr:tiny", NULL, NULL, &plan), MR_OK);
+    CHECK(plan.budget_bytes == 123456789 && strcmp(plan.device, "ref") == 0);
+    unsetenv("MOERING_HOST_BYTES_MAX");
+    unsetenv("MOERING_DEVICE");
+    setenv("MOERING_CPU_ISA", "no such instruction set", 1);
+    mr_engine *e = NULL;
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    o.device = "cpu";
+    CHECK(mr_engine_open(&e, "mr:tiny", &o) < 0);
+    unsetenv("MOERING_CPU_ISA");
+}
+
+/* The log goes to the callback. */
+static void to_log(void *user, int32_t level, const char *message)
+{
+    if (level >= MR_LOG_DEBUG && level <= MR_LOG_ERROR && message[0] != '\0')
+        __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+static void logging(void)
+{
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    mr_engine *e = NULL;
+    int lines = 0;
+    o.log = to_log;
+    o.log_user = &lines;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_OK);
+    mr_engine_close(e);
+    CHECK(lines > 0);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3)
+        return 2;
+    model = argv[1];
+    directory = argv[2];
+    quiet_begin();
+    mr_engine_close(open_engine(1)); /* the runtime opens what it keeps */
+    int before = descriptors();
+    null_everywhere();
+    closed_handles();
+    struct_sizes();
+    senseless();
+    two_threads_on_one_session();
+    cancel_during_open();
+    cancel_and_close_during_generate();
+    file_goes_away();
+    save_and_restore();
+    batches();
+    forked();
+    environment();
+    logging();
+    CHECK(descriptors() == before);
+    quiet_end();
+    if (check_failures == 0)
+        puts("ok");
+    fflush(stdout); /* the leak check ends the program before exit does */
+    return check_failures != 0;
+}
