@@ -3,6 +3,7 @@ package reader
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 	"unsafe"
 )
@@ -30,8 +31,13 @@ const (
 	probeTimeout = 10 * time.Second
 	// probeReadMin is what is read at least in a round of one cell, more where the queue is deep.
 	probeReadMin = 8 << 20
-	// probeShare of the best cell's speed is as good as the best: disks vary more from one moment to
-	// the next, and what is in flight delays what is wanted first.
+	// probeKeep of the best speed is good enough for the default: on a virtual disk beside other
+	// work, with 0.85 one probe in two left it, each for another setting, with 0.7 one in five. A
+	// device that wants
+	// another depth or chunk gains more than that.
+	probeKeep = 0.7
+	// probeShare of the best speed is as good as the best, where the default is not: what is in
+	// flight delays what is wanted first.
 	probeShare = 0.95
 )
 
@@ -50,11 +56,17 @@ func (c *cell) rate() float64 {
 	return float64(c.bytes) / c.time.Seconds()
 }
 
+// What the probe chooses from, in rising order.
+var (
+	probeChunks = [...]int{256 << 10, 512 << 10, 1 << 20, 2 << 20}
+	probeDepths = [...]int{2, 4, 8}
+)
+
 // cells lists the settings, the default first, so that a slow device gives at least its figure.
 func cells() []cell {
 	list := []cell{{chunk: ChunkBytesDefault, depth: DepthDefault}}
-	for _, chunk := range []int{256 << 10, 512 << 10, 1 << 20, 2 << 20} {
-		for _, depth := range []int{2, 4, 8} {
+	for _, chunk := range probeChunks {
+		for _, depth := range probeDepths {
 			if chunk != ChunkBytesDefault || depth != DepthDefault {
 				list = append(list, cell{chunk: chunk, depth: depth})
 			}
@@ -63,27 +75,53 @@ func cells() []cell {
 	return list
 }
 
-// choose returns the setting with the fewest bytes in flight that is about as fast as the fastest;
-// of equals the one with the larger chunk, which costs less processor time. With fewer than all
-// cells measured there is nothing to choose from: the first is taken.
+// choose finds chunk and depth each by the median speed of the cells that share it, and keeps the
+// default if that is not much slower than the best: one cell says little, on a disk that doubles its
+// speed from one moment to the next. What comes back sums up the cells that share the chosen depth
+// or chunk. If not all could be measured, it is the first, the default.
 func choose(list []cell) cell {
-	best := list[0]
-	fastest := 0.0
 	for i := range list {
 		if list[i].bytes == 0 {
-			return best
+			return list[0]
 		}
-		fastest = max(fastest, list[i].rate())
 	}
-	found := false
-	for _, c := range list {
-		flight, least := c.chunk*c.depth, best.chunk*best.depth
-		if c.rate() >= probeShare*fastest && (!found || flight < least ||
-			flight == least && c.chunk > best.chunk) {
-			best, found = c, true
+	best := cell{
+		chunk: pick(list, probeChunks[:], ChunkBytesDefault, func(c *cell) int { return c.chunk }),
+		depth: pick(list, probeDepths[:], DepthDefault, func(c *cell) int { return c.depth })}
+	for i := range list {
+		if c := &list[i]; c.chunk == best.chunk || c.depth == best.depth {
+			best.bytes += c.bytes
+			best.time += c.time
 		}
 	}
 	return best
+}
+
+// pick chooses among the values, in rising order, that the cells have by a key.
+func pick(list []cell, values []int, standard int, key func(*cell) int) int {
+	median := func(value int) float64 {
+		var rates []float64
+		for i := range list {
+			if key(&list[i]) == value {
+				rates = append(rates, list[i].rate())
+			}
+		}
+		slices.Sort(rates)
+		return (rates[len(rates)/2] + rates[(len(rates)-1)/2]) / 2
+	}
+	fastest := 0.0
+	for _, v := range values {
+		fastest = max(fastest, median(v))
+	}
+	if median(standard) >= probeKeep*fastest {
+		return standard
+	}
+	for _, v := range values {
+		if median(v) >= probeShare*fastest {
+			return v
+		}
+	}
+	return standard
 }
 
 // probe sets depth, chunk and speed of the devices that are read directly and hold a large file: by

@@ -26,24 +26,34 @@ func measured(rate func(c cell) float64) []cell {
 	return list
 }
 
-func TestTheProbeChoosesTheLeastInFlightThatIsFast(t *testing.T) {
+func TestTheProbeLeavesTheDefaultOnlyForWhatIsFaster(t *testing.T) {
 	for name, c := range map[string]struct {
 		rate         func(c cell) float64
 		chunk, depth int
 	}{
-		"all alike":    {func(cell) float64 { return 1e9 }, 256 << 10, 2},
-		"deep":         {func(c cell) float64 { return float64(c.depth) * 1e8 }, 256 << 10, 8},
-		"large":        {func(c cell) float64 { return float64(c.chunk) }, 2 << 20, 2},
-		"large enough": {func(c cell) float64 { return 1e9 - 2e13/float64(c.chunk) }, 512 << 10, 2},
-		"bytes in flight": {func(c cell) float64 {
-			return min(2e9, float64(c.chunk*c.depth)*1e3)
-		}, 1 << 20, 2}, // of the cells with 2 MiB in flight the one with the largest chunk
-		"one is best": {func(c cell) float64 {
-			if c.chunk == 512<<10 && c.depth == 4 {
-				return 2e9
+		"all alike": {func(cell) float64 { return 1e9 }, ChunkBytesDefault, DepthDefault},
+		"deep":      {func(c cell) float64 { return float64(c.depth) * 1e8 }, ChunkBytesDefault, 8},
+		"large":     {func(c cell) float64 { return float64(c.chunk) }, 2 << 20, DepthDefault},
+		"large enough": {func(c cell) float64 { return 1e9 - 2e14/float64(c.chunk) },
+			ChunkBytesDefault, DepthDefault},
+		"small and shallow": {func(c cell) float64 {
+			return 1e9 / float64(c.chunk) / float64(c.depth)
+		}, 256 << 10, 2},
+		"not too small": {func(c cell) float64 {
+			if c.chunk > 512<<10 {
+				return 1e9
 			}
-			return 1.8e9
-		}, 512 << 10, 4},
+			return 2e9 + float64(c.chunk)
+		}, 256 << 10, DepthDefault},
+		"bytes in flight": {func(c cell) float64 {
+			return min(8e9, float64(c.chunk*c.depth)*1e3)
+		}, 2 << 20, 8},
+		"one lucky cell": {func(c cell) float64 {
+			if c.chunk == 512<<10 && c.depth == 2 {
+				return 3e9
+			}
+			return 1e9
+		}, ChunkBytesDefault, DepthDefault},
 		"too slow to measure all": {func(c cell) float64 {
 			if c.chunk == 2<<20 {
 				return 0
