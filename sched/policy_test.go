@@ -106,7 +106,7 @@ func TestTinyLFUCountsAndForgets(t *testing.T) {
 	p := newTinyLFU(PolicyOptions{Groups: 4000, Places: 100})
 	rng, count := rand.New(rand.NewPCG(15, 15)), map[int]int{}
 	for range p.sample - 1 {
-		g := int(rng.ExpFloat64() * 100)
+		g := int(rng.ExpFloat64() * 300)
 		p.Use(g)
 		count[g]++
 	}
@@ -118,8 +118,8 @@ func TestTinyLFUCountsAndForgets(t *testing.T) {
 			exact++
 		}
 	}
-	// 1000 uses in 4 rows of 512 counters; without conservative updates about 70 % are exact.
-	if exact < len(count)*85/100 {
+	// 1000 uses in 4 rows of 512 counters; without conservative updates 83 % are exact.
+	if exact < len(count)*90/100 {
 		t.Errorf("%d of %d estimates are exact", exact, len(count))
 	}
 	before := p.estimate(0)
