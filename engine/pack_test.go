@@ -311,7 +311,13 @@ func TestRequantisation(t *testing.T) {
 		}
 		open(t, path, Options{Context: 64})
 	}
-	_, err := Pack(context.Background(), tiny, filepath.Join(t.TempDir(), "x"), PackOptions{ExpertType: "Q8_0"})
+	// A file that says its type says the new one.
+	path, _ := packTo(t, families+"qwen3/model.gguf", PackOptions{ExpertType: "Q8_0", DenseType: "Q8_0"})
+	if got, err := loadModel(t, path).Store.Metadata().Int("general.file_type"); got != 7 || err != nil {
+		t.Errorf("file type %d, %v, want 7", got, err)
+	}
+	_, err := Pack(context.Background(), tiny, filepath.Join(t.TempDir(), "x"),
+		PackOptions{ExpertType: "Q8_0"})
 	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "blk.0.ffn_gate_exps") {
 		t.Errorf("quantised again: %v", err)
 	}
@@ -348,6 +354,61 @@ func checkRequantised(t *testing.T, from, to *arch.Model, a, b arch.Part, want s
 	}
 	if b.Type.String() != want || !bytes.Equal(read(to, b), expected) {
 		t.Errorf("%s of %v became %v, want %s, or has other bytes", a.Name, a.Type, b.Type, want)
+	}
+}
+
+// The width of experts is read from their tensors where no key tells it, in either layout.
+func TestExpertWidthIsToldByTheTensors(t *testing.T) {
+	b := readFile(t, families+"qwen2moe/model.gguf")
+	b = bytes.Replace(b, []byte("qwen2moe.expert_feed"), []byte("another_.expert_feed"), 1)
+	source := filepath.Join(t.TempDir(), "m.gguf")
+	if err := os.WriteFile(source, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, layout := range []string{"grouped", "stacked"} {
+		path, _ := packTo(t, source, PackOptions{Layout: layout})
+		if m := loadModel(t, path); m.ExpertWidth == m.DenseWidth || m.ExpertWidth != 24 {
+			t.Errorf("%s: expert width %d, dense width %d", layout, m.ExpertWidth, m.DenseWidth)
+		}
+	}
+}
+
+// A tokenizer.json in a GGUF file is believed if its configuration is there too, or nothing else.
+func TestWhichTokenizerOfAGGUFFileIsRead(t *testing.T) {
+	for _, c := range []struct {
+		keys []string
+		want bool
+	}{
+		{nil, false},
+		{[]string{"tokenizer.ggml.tokens"}, false},
+		{[]string{"tokenizer.huggingface.json"}, true},
+		{[]string{"tokenizer.huggingface.json", "tokenizer.ggml.tokens"}, false},
+		{[]string{"tokenizer.huggingface.json", "tokenizer.ggml.tokens",
+			"moering.side.tokenizer_config.json"}, true},
+		{[]string{"moering.side.tokenizer_config.json"}, false},
+	} {
+		path := filepath.Join(t.TempDir(), "m.gguf")
+		w, err := store.NewGGUFWriter(path, store.WriterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range c.keys {
+			err = errors.Join(err, w.SetMetadata(key, store.Scalar("{}")))
+		}
+		if err = errors.Join(err, w.Commit()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hubTokenizer(s); got != c.want {
+			t.Errorf("%q: %v", c.keys, got)
+		}
+	}
+	s, err := store.Open(families + "qwen3/hf")
+	if err != nil || !hubTokenizer(s) {
+		t.Errorf("a directory: %v", err)
 	}
 }
 
