@@ -11,7 +11,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for _, isa := range []string{"portable", "avx2", "avx512"} {
+	for _, isa := range cpu.ISAs() {
 		t.Run(isa, func(t *testing.T) {
 			dev, err := cpu.Open(cpu.Options{Threads: 2, ISA: isa})
 			if err != nil {

@@ -36,7 +36,8 @@ type Options struct {
 	// Threads is the number of threads that compute, the one that waits included; 0 takes all
 	// processors that the process may use, by affinity and control-group quota.
 	Threads int
-	// ISA is the instruction set: "avx512", "avx2" or "portable"; "" takes the best of the machine.
+	// ISA is the instruction set: "avx512", "avxvnni", "avx2", "neon" or "portable"; "" takes the best
+	// of the machine.
 	ISA string
 }
 
@@ -83,12 +84,19 @@ func Open(opts Options) (*Device, error) {
 	}, nil
 }
 
+// ISAs are the names that Options.ISA may have, the best of each processor first.
+func ISAs() []string { return []string{"avx512", "avxvnni", "avx2", "neon", "portable"} }
+
 func isaTitle(name string) string {
 	switch name {
 	case "avx512":
 		return "AVX-512 VNNI"
+	case "avxvnni":
+		return "AVX-VNNI"
 	case "avx2":
 		return "AVX2"
+	case "neon":
+		return "NEON"
 	}
 	return "portable C"
 }

@@ -31,7 +31,7 @@ func open(t testing.TB, isa string, threads int) *Device {
 // machine returns a device for each instruction set that the machine has.
 func machine(t testing.TB, threads int) map[string]*Device {
 	devices := map[string]*Device{}
-	for _, isa := range []string{"portable", "avx2", "avx512"} {
+	for _, isa := range ISAs() {
 		d, err := Open(Options{Threads: threads, ISA: isa})
 		if err != nil {
 			t.Logf("without %s: %v", isa, err)

@@ -47,7 +47,9 @@ struct isa {
 
 extern const isa isa_portable;
 #if defined(__x86_64__)
-extern const isa isa_avx2, isa_avx512;
+extern const isa isa_avx2, isa_avxvnni, isa_avx512;
+#elif defined(__aarch64__)
+extern const isa isa_neon;
 #endif
 
 void task_run(const isa *k, const task *t, int chunk, slot *s);

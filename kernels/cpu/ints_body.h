@@ -295,6 +295,8 @@ UNROLL(8)
 		}
 		long at = 0;
 		for (long n = 0; n < units; n++, u += fmt_unit(t), tail += fmt_tail(t)) {
+			if (fmt_tail(t) && mr == 1) // a second stream, too thin for the machine to notice
+				__builtin_prefetch(tail + units * (fmt_unit(t) + fmt_tail(t)));
 			if (mr > 1) {
 UNROLL(64)
 				for (int i = 0; i < fmt_unit(t); i += CACHE_LINE)
@@ -303,6 +305,8 @@ UNROLL(64)
 UNROLL(8)
 			for (int b = 0; b < fmt_blocks(t); b++, at += QBLOCK) {
 				block k;
+				// Blocks share bytes, which compilers would keep, and then spill.
+				__asm__("" : "+r"(u));
 				unpack(t, u, tail, lane0, b, &k);
 				multiply(t, mr, &k, x, at, f);
 			}

@@ -1,6 +1,24 @@
 // What a chunk of a task does, and which instruction set does it.
 #include "internal.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+enum { DOT_PRODUCT = 1 << 20 }; // HWCAP_ASIMDDP of Linux
+#endif
+
+#if defined(__x86_64__)
+// has_avxvnni asks CPUID leaf 7, subleaf 1, for which compilers have no name yet.
+static int has_avxvnni(void)
+{
+	unsigned a = 0, b = 0, c = 0, d = 0;
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+	       __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 4);
+}
+#endif
+
 const isa *isa_find(const char *name)
 {
 	int any = !*name;
@@ -11,10 +29,15 @@ const isa *isa_find(const char *name)
 	    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
 	    __builtin_cpu_supports("avx512vbmi"))
 		return &isa_avx512;
+	if ((any || !strcmp(name, "avxvnni")) && has_avxvnni())
+		return &isa_avxvnni;
 	// Every processor with AVX2 and FMA has F16C, which older compilers cannot ask for.
 	if ((any || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2") &&
 	    __builtin_cpu_supports("fma"))
 		return &isa_avx2;
+#elif defined(__aarch64__)
+	if ((any || !strcmp(name, "neon")) && (getauxval(AT_HWCAP) & DOT_PRODUCT))
+		return &isa_neon;
 #endif
 	return any || !strcmp(name, "portable") ? &isa_portable : NULL;
 }

@@ -36,6 +36,27 @@ INLINE VF vf_fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE VF vf_min(VF a, VF b) { return _mm256_min_ps(a, b); }
 INLINE VF vf_max(VF a, VF b) { return _mm256_max_ps(a, b); }
 
+#if defined(VNNI)
+INLINE VI vi_dot_start(int offset, VI n)
+{
+	switch (offset) {
+	case 0: return _mm256_setzero_si256();
+	case 4: return vi_sra(n, 1);
+	case 8: return n;
+	case 16: return vi_sll(n, 1);
+	case 32: return vi_sll(n, 2);
+	default: return vi_sll(n, 4);
+	}
+}
+INLINE VI vi_dot(int offset, int max, VI c, const VI *w, const uint8_t *x)
+{
+	(void)offset, (void)max;
+UNROLL(4)
+	for (int j = 0; j < 4; j++)
+		c = _mm256_dpbusd_avx_epi32(c, w[j], vi_set1(load_i32(x + 4 * j)));
+	return c;
+}
+#else
 // Sums of two products are 16 bits wide here and saturate. Unsigned weights up to max leave room for
 // 32767/(254*max) of them to be added before they are widened; weights of 8 bits do not fit at all,
 // and are multiplied as |w| * (x with the sign of w): at most 2*128*127, as x is never -128.
@@ -71,6 +92,7 @@ UNROLL(4)
 	}
 	return c;
 }
+#endif
 
 INLINE void vi_dots(int offset, int max, int mr, VI *c, const VI *w, const uint8_t *const *x, long at)
 {

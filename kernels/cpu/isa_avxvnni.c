@@ -1,0 +1,29 @@
+// The kernels for AVX2 with AVX-VNNI; the target is of this file alone, the machine is asked at run
+// time.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC optimize("no-var-tracking")
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+#define ROWS_MAX 4
+#define UNROLL(N) _Pragma(UNROLL_TEXT(GCC unroll N))
+#define UNROLL_TEXT(X) #X
+#include "internal.h"
+#define VNNI
+#include "vec_avx2.h"
+#include "ints_body.h"
+#include "floats_body.h"
+#include "attention_body.h"
+#include "ops_body.h"
+
+const isa isa_avxvnni = ISA_TABLE("avxvnni");
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
