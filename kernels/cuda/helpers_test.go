@@ -60,6 +60,10 @@ func (p *standIn) ask(format string, args ...any) string {
 	return reply
 }
 
+// firstStream is the stand-in's number for the first stream that a test makes on its device, whose own
+// stream clears memory; later ones follow.
+const firstStream = 2
+
 func (p *standIn) calls() int {
 	n, err := strconv.Atoi(p.ask("calls"))
 	if err != nil {

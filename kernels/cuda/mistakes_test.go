@@ -78,7 +78,7 @@ func TestAPlantedEarlyReuseOfASlabIsCaught(t *testing.T) {
 			s := newStream(t, d, "loader")
 			section, slab := alloc(t, d, 5000), pin(t, d, 5000)
 			if !wait {
-				p.ask("set hold 1")
+				p.ask("set hold %d", firstStream)
 			}
 			s.Copy(section.All(), slab.All())
 			e := s.Record()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moering/moering/kernels"
 	"github.com/moering/moering/kernels/quant"
@@ -61,7 +62,7 @@ func TestAnEventIsNotDoneBeforeItsWork(t *testing.T) {
 	if err := before.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	p.ask("set hold 1")
+	p.ask("set hold %d", firstStream)
 	s.Copy(b.All(), h.All())
 	e := s.Record()
 	if e.Done() {
@@ -73,6 +74,87 @@ func TestAnEventIsNotDoneBeforeItsWork(t *testing.T) {
 	p.ask("set hold 0")
 	if err := e.Wait(); err != nil || !e.Done() {
 		t.Errorf("done %v, %v", e.Done(), err)
+	}
+}
+
+// Events of the driver are used again; that must not make a mark wait for later work.
+func TestAMarkWaitsForNothingLater(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	a, b := newStream(t, d, "a"), newStream(t, d, "b")
+	m, h := alloc(t, d, 100), pin(t, d, 100)
+	other, hb := alloc(t, d, 100), pin(t, d, 100)
+	p.ask("set hold %d", firstStream+1) // b
+	b.Copy(other.All(), hb.All())
+	held := b.Record()
+	a.Copy(m.All(), h.All())
+	first := a.Record()
+	a.Wait(held)
+	second := a.Record()
+	within(t, "a mark before a wait", first)
+	if second.Done() {
+		t.Error("a mark behind a wait is done")
+	}
+	p.ask("set hold 0")
+	within(t, "a mark behind a wait", second)
+
+	a.Copy(m.All(), h.All())
+	third := a.Record()
+	b.Wait(third) // not handed over yet
+	within(t, "a mark", third)
+	p.ask("set hold %d", firstStream) // a
+	for range 3 {
+		a.Copy(m.All(), h.All())
+		a.Record()
+	}
+	b.Copy(other.All(), hb.All())
+	within(t, "what waited for the third mark", b.Record())
+	p.ask("set hold 0")
+	if err := errors.Join(a.Sync(), b.Sync()); err != nil {
+		t.Error(err)
+	}
+}
+
+// within waits for an event that must come soon.
+func within(t *testing.T, what string, e kernels.Event) {
+	t.Helper()
+	const patience = 20 * time.Second
+	for end := time.Now().Add(patience); !e.Done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come", what)
+		}
+	}
+	if err := e.Wait(); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+}
+
+func TestCloseFinishesTheWork(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s, m, in, out := newStream(t, d, "s"), alloc(t, d, 100), pin(t, d, 100), pin(t, d, 100)
+	fill(in.Host, 7)
+	s.Copy(m.All(), in.All())
+	s.Copy(out.All(), m.All())
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, out.Host, 7)
+}
+
+// The driver refuses a command; when the event has passed, nothing before it is under way.
+func TestARefusedCommandIsWaitedFor(t *testing.T) {
+	p := play(t)
+	d := p.open(Options{})
+	s, m, h := newStream(t, d, "s"), alloc(t, d, 100), pin(t, d, 100)
+	p.ask("fail cuMemcpyHtoDAsync 2 1")
+	s.Copy(m.All(), h.All())
+	s.Copy(m.All(), h.All())
+	if err := s.Record().Wait(); !errors.Is(err, kernels.ErrDevice) {
+		t.Errorf("the event's error is %v", err)
+	}
+	if err := errors.Join(m.Free(), h.Free()); err != nil { // the stand-in knows if it is too early
+		t.Error(err)
 	}
 }
 
@@ -304,10 +386,11 @@ func TestTheUploadAreaGoesRound(t *testing.T) {
 	s := newStream(t, d, "s")
 	b, back := alloc(t, d, bounceBytes), pin(t, d, bounceBytes)
 	from, _ := kernels.HostBuffer(bounceBytes)
-	for i := range 3 * uploadBytesLeast / bounceBytes {
+	for i := range 5 * uploadBytesLeast / bounceBytes {
 		fill(from.Host, byte(i))
 		s.Copy(b.All(), from.All())
-		if i%3 == 0 {
+		s.Record()
+		if i%11 == 0 {
 			s.Copy(back.All(), b.All())
 			if err := s.Sync(); err != nil {
 				t.Fatal(err)

@@ -82,6 +82,10 @@ build() {
 	echo "$commit" >"$binaries/commit"
 }
 
+# The engine's tests that run on the device that MOERING_TEST_DEVICE names: golden logits, and the
+# invariants of docs/design.md. A part of a test's name.
+engine_tests='Golden|Device'
+
 # The weight types that sanitizer and dry run take; a name without a type always matches.
 few='(Q8_0|Q4_K|BF16)$'
 
@@ -91,8 +95,7 @@ conformance() {
 	step "conformance" 180 "$binaries/cuda.test" -test.run "$tests" -test.v
 }
 
-# The engine's tests that name the device by MOERING_TEST_DEVICE: golden logits and the invariants of
-# docs/design.md. They read testdata beside them.
+# They read testdata beside them, so they run in their folder.
 engine() {
 	if ! grep -qs MOERING_TEST_DEVICE engine/*_test.go; then
 		say "engine: skipped, its tests do not ask for a device (MOERING_TEST_DEVICE)"
@@ -101,7 +104,7 @@ engine() {
 	[ $dry = no ] || return 0 # every run of the test suite has them on the stand-in
 	local binary
 	binary=$(realpath "$binaries/engine.test")
-	step "engine" 180 env -C engine MOERING_TEST_DEVICE=cuda "$binary" -test.run 'Device'
+	step "engine" 180 env -C engine MOERING_TEST_DEVICE=cuda "$binary" -test.run "$engine_tests"
 }
 
 sanitize() {

@@ -12,7 +12,7 @@ namespace fakecuda {
 static void fresh(World &w)
 {
 	w.devices = 1, w.version = 12040, w.capability = 80, w.memory = 4ull << 30, w.strict = true;
-	w.hold = false, w.host_pointer = true;
+	w.hold = 0, w.host_pointer = true;
 	w.fail_countdown = 0, w.chance_per_million = 0, w.calls = 0;
 	w.seed = 1, w.delay_one_in = 16, w.delay_max_us = 60;
 	w.violations.clear();
@@ -34,7 +34,7 @@ static bool set(World &w, const std::string &key, uint64_t value)
 	else if (key == "host_pointer")
 		w.host_pointer = value != 0;
 	else if (key == "hold")
-		w.hold = value != 0;
+		w.hold = value;
 	else
 		return false;
 	return true;

@@ -137,7 +137,7 @@ void World::serve(Stream *s)
 {
 	std::unique_lock<std::mutex> lock(m);
 	for (;;) {
-		changed.wait(lock, [&] { return (!s->queue.empty() && !hold) || s->closing; });
+		changed.wait(lock, [&] { return (!s->queue.empty() && s->number != hold) || s->closing; });
 		if (s->queue.empty())
 			return;
 		Op op = std::move(s->queue.front());

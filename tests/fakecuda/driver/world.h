@@ -155,7 +155,7 @@ struct World {
 	int devices = 1, version = 12040, capability = 80;
 	uint64_t memory = 4ull << 30;
 	bool strict = true, host_pointer = true;
-	bool hold = false; // streams execute nothing
+	uint64_t hold = 0; // the number of a stream that executes nothing; 0: none
 	uint64_t seed = 1, delay_one_in = 16, delay_max_us = 60;
 	std::string fail_name;
 	uint64_t fail_countdown = 0; // 0: none
