@@ -81,6 +81,9 @@ func openJournal(path string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := removeIfThere(path + tempSuffix); err != nil { // of a run killed while it compacted
+		return nil, errors.Join(fmt.Errorf("%w: journal: %w", ErrIO, err), f.Close())
+	}
 	return &journal{path: path, file: f, write: f.Write, stop: make(chan struct{})}, nil
 }
 
@@ -337,7 +340,7 @@ func (j *journal) close() error {
 // compact replaces the journal by one that only says that the job is complete. The old file, with
 // its lock, is gone when this returns.
 func (j *journal) compact(done []byte) error {
-	temp := j.path + ".tmp"
+	temp := j.path + tempSuffix
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, journalMode)
 	if err != nil {
 		return fmt.Errorf("%w: journal: %w", ErrIO, err)
