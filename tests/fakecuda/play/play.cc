@@ -259,6 +259,26 @@ uint32_t collect(collective kind, const uint32_t *words, int count)
 	return parity;
 }
 
+// run_warp runs a warp as far as it goes without others, and reports whether it moved.
+static bool run_warp(machine *m, uint32_t w, bool backwards)
+{
+	bool moved = false;
+	uint32_t lanes = m->warps[w].lanes;
+	for (bool again = true; again;) {
+		again = false;
+		for (uint32_t i = 0; i < lanes; i++) {
+			fiber *f = &m->fibers[w * WARP + (backwards ? lanes - 1 - i : i)];
+			if (f->state != READY)
+				continue;
+			again = moved = true;
+			to_fiber(f);
+			if (m->error != OK)
+				return moved;
+		}
+	}
+	return moved;
+}
+
 // run_block plays one block to its end, or to its first error.
 static void run_block(machine *m, bool backwards)
 {
@@ -279,14 +299,11 @@ static void run_block(machine *m, bool backwards)
 		m->warps[i / WARP].lanes = m->threads - i < WARP ? m->threads - i : WARP;
 		m->warps[i / WARP].arrived = 0;
 	}
+	uint32_t warps = (m->threads + WARP - 1) / WARP;
 	for (bool moved = true; moved && m->done < m->threads;) {
 		moved = false;
-		for (uint32_t i = 0; i < m->threads; i++) {
-			fiber *f = &m->fibers[backwards ? m->threads - 1 - i : i];
-			if (f->state != READY)
-				continue;
-			moved = true;
-			to_fiber(f);
+		for (uint32_t i = 0; i < warps; i++) {
+			moved = run_warp(m, backwards ? warps - 1 - i : i, backwards) || moved;
 			if (m->error != OK)
 				return;
 		}

@@ -2,14 +2,15 @@
 // headers would, and plays grid, block, threads, barriers, shuffles, shared memory, asynchronous
 // copies and the matrix instruction, on the thread that launches. Many threads may launch at once.
 //
-// The threads of a block are fibers. A fiber runs until it must wait, so that threads drift apart
-// as far as the code allows, in even blocks from the first to the last, in odd ones from the last
-// to the first: where a barrier is missing a thread reads what is not there yet. Shared memory
-// begins as 0xFF, which is NaN; an asynchronous copy happens only when it is waited for. What a GPU
-// would hang on or corrupt is an error here: a barrier that some threads never reach, lanes of a
-// warp at different collectives, writes outside shared memory, misaligned copies.
+// The threads of a block are fibers. A fiber runs until it must wait, and a warp until all of its
+// lanes wait for other warps, so that threads drift apart as far as the code allows, in even blocks
+// from the first to the last, in odd ones from the last to the first: where a barrier is missing a
+// thread reads what is not there yet, or what was there before. Shared memory begins as 0xFF, which
+// is NaN; an asynchronous copy happens only when it is waited for. What a GPU would hang on or
+// corrupt is an error here: a barrier that some threads never reach, lanes of a warp at different
+// collectives, writes outside shared memory, misaligned copies.
 //
-// What it cannot show: a race between two reads and writes that neither order exposes, and time.
+// What it cannot show: a race that neither order exposes, and time.
 #pragma once
 
 #include <cmath>
