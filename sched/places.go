@@ -39,6 +39,13 @@ func (c *places) load(group int) int {
 	if i == absent {
 		i = c.worst(false)
 	}
+	return c.take(i, group)
+}
+
+// loadSpare is load for a guess: it takes no moored section.
+func (c *places) loadSpare(group int) int { return c.take(c.sweep(), group) }
+
+func (c *places) take(i, group int) int {
 	if i == absent {
 		return absent
 	}

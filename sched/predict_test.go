@@ -168,14 +168,15 @@ func TestPredictorForgets(t *testing.T) {
 		p.Propose(0, []int32{1})
 		p.Observe(0, []int32{2})
 	}
-	if got := p.Propose(0, []int32{1}); slices.ContainsFunc(got, func(g Guess) bool { return g.Expert == 1 }) {
+	proposed := func(g Guess) bool { return g.Expert == 1 }
+	if got := p.Propose(0, []int32{1}); slices.ContainsFunc(got, proposed) {
 		t.Errorf("never right, and proposed: %v", got)
 	}
 	for range 3000 {
 		p.Propose(0, nil)
 		p.Observe(0, []int32{2})
 	}
-	if got := p.Propose(0, []int32{1}); !slices.ContainsFunc(got, func(g Guess) bool { return g.Expert == 1 }) {
+	if got := p.Propose(0, []int32{1}); !slices.ContainsFunc(got, proposed) {
 		t.Errorf("not tried again: %v", got)
 	}
 }

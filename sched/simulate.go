@@ -103,7 +103,8 @@ type SimulateOptions struct {
 	Policy string // one of PolicyNames, Optimum, or ""
 	Places int    // groups that the cache keeps
 	Ring   int    // sections beside it, in which a group stays until the hand comes by; at least 1
-	// Predict reads guesses ahead, from what the trace says the next router was thought to choose.
+	// Predict reads guesses ahead, from what the trace says the next router was thought to choose,
+	// into the ring, of which two sections are always left to demand: it takes a ring of 3 or more.
 	Predict   bool
 	Predictor PredictorOptions // Layers, Experts and Ranks are set from the trace
 	// Counts is the static policy's profile; nil: the trace's own, which is hindsight.
@@ -213,6 +214,10 @@ func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
 		o.Bandwidth < 0 || o.Latency < 0 || o.PassSeconds < 0 || o.GroupSeconds < 0 ||
 		o.RowSeconds < 0 {
 		return nil, fmt.Errorf("simulate: options out of range for %d groups: %+v", groups, o)
+	}
+	if o.Predict && o.Ring <= ringSectionsMin {
+		return nil, fmt.Errorf("simulate: prediction needs a ring of %d sections or more, since %d are "+
+			"left to demand; the ring has %d", ringSectionsMin+1, ringSectionsMin, o.Ring)
 	}
 	s := &simulation{t: t, o: o, distinct: make([]bool, t.Shape.Experts), guessLayer: -1}
 	counts, layerOf := o.Counts, make([]int32, groups)
@@ -422,13 +427,13 @@ func (s *simulation) ahead(l *tracedLayer, spoken float64) {
 		if i := s.cache.find(group); i != absent {
 			continue
 		}
-		if s.disk.free(spoken) >= until {
+		i := absent
+		if s.disk.free(spoken) < until && len(s.guessed) < s.o.Ring-ringSectionsMin {
+			i = s.cache.loadSpare(group)
+		}
+		if i == absent {
 			s.predictor.Outcome(next, Cancelled, s.t.Shape.GroupBytes)
 			continue
-		}
-		i := s.cache.load(group)
-		if i == absent {
-			return
 		}
 		s.pin(i)
 		s.r.BytesRead += s.t.Shape.GroupBytes

@@ -192,7 +192,8 @@ func TestPredictionSavesTimeWhereTheDiskIsIdle(t *testing.T) {
 	if p := with.GuessPrecision; p < 0.5 || p > 1 {
 		t.Errorf("precision %.2f", p)
 	}
-	if d := with.Predictor.IssuedBytes + (with.Uses-with.Ready-with.Late)*1000 - with.BytesRead; d != 0 {
+	demanded := (with.Uses - with.Ready - with.Late) * 1000
+	if d := with.Predictor.IssuedBytes + demanded - with.BytesRead; d != 0 {
 		t.Errorf("%d bytes are not accounted for", d)
 	}
 	o.PassSeconds, o.GroupSeconds = 0, 0
@@ -210,7 +211,8 @@ func TestPredictionSavesTimeWhereTheDiskIsIdle(t *testing.T) {
 
 func TestReadTraceGivesWhatWasNotCutOff(t *testing.T) {
 	s := TraceShape{Layers: 2, Experts: 4, TopK: 1}
-	pass := TracePass{Rows: 1, Layers: []TraceLayer{{Layer: 0, IDs: []int32{1}}, {Layer: 1, IDs: []int32{2}}}}
+	layers := []TraceLayer{{Layer: 0, IDs: []int32{1}}, {Layer: 1, IDs: []int32{2}}}
+	pass := TracePass{Rows: 1, Layers: layers}
 	text := writeTrace(t, s, []TracePass{pass, pass, pass})
 	trace, err := ReadTrace(bytes.NewReader(text[:len(text)-2]))
 	if !errors.Is(err, io.ErrUnexpectedEOF) || trace == nil || trace.Passes() != 2 ||
@@ -221,7 +223,7 @@ func TestReadTraceGivesWhatWasNotCutOff(t *testing.T) {
 		t.Error(err)
 	}
 	for _, o := range []SimulateOptions{{Policy: "none"}, {Places: -1}, {Places: 9}, {Bandwidth: -1},
-		{Policy: "static", Counts: []uint32{1}}} {
+		{Policy: "static", Counts: []uint32{1}}, {Predict: true, Ring: 2}} {
 		if _, err := Simulate(trace, o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}

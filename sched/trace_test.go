@@ -236,8 +236,8 @@ func FuzzTraceReader(f *testing.F) {
 		}
 		if n := trace.Groups(); n <= fuzzedGroupsMax {
 			for _, policy := range []string{"", Optimum} {
-				r := simulate(t, trace, SimulateOptions{Policy: policy, Places: n / 2, Predict: true,
-					Bandwidth: 1e9, Latency: 1e-4})
+				r := simulate(t, trace, SimulateOptions{Policy: policy, Places: n / 2, Predict: n > 2,
+					Ring: min(n, 3), Bandwidth: 1e9, Latency: 1e-4})
 				if r.Hits > r.Uses || r.Tokens != trace.Tokens || r.WaitSeconds > r.Seconds*(1+1e-9) {
 					t.Errorf("%+v", r)
 				}

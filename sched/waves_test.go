@@ -202,7 +202,8 @@ func TestPreemptionTakesTheCheapest(t *testing.T) {
 		s.Active = append(s.Active, Active{Job: Job{Prompt: fed, MaxNew: 90, Expect: 1}, Fed: fed, New: 1})
 	}
 	var w Wave
-	for tokens, want := range map[int64][]int{114: {}, 113: {2}, 102: {2, 1}, 91: {2, 1, 3}, 10: {2, 1, 3}} {
+	for tokens, want := range map[int64][]int{114: {}, 113: {2}, 102: {2, 1}, 91: {2, 1, 3},
+		10: {2, 1, 3}} {
 		m.KVTokens = tokens
 		m.Next(s, &w)
 		if !slices.Equal(w.Preempt, want) || w.Decode != 4-len(want) ||

@@ -19,7 +19,7 @@ type simulateCommand struct {
 	Cache    []string      `default:"1/8,1/4,1/2" placeholder:"SIZE" help:"Cache sizes: a share like 1/4, a number of groups like 96, or bytes like 2GiB."`
 	Policy   []string      `placeholder:"NAME" help:"Cache policies (default: all, and belady, the optimum that knows the future)."`
 	Ring     int           `default:"1" help:"Sections of the ring beside the cache."`
-	Prefetch string        `enum:"on,off,both" default:"off" help:"Read guesses ahead: on, off, both."`
+	Prefetch string        `enum:"on,off,both" default:"off" help:"Read guesses ahead: on, off, both; takes a ring of 3 or more."`
 	Skip     int           `placeholder:"N" help:"Passes that fill the cache and are not counted."`
 	Counts   string        `name:"profile-trace" placeholder:"FILE" help:"Trace that the static policy takes its counts from (default: the same, in hindsight)."`
 	Sweep    bool          `default:"true" negatable:"" help:"Passes that hit nearly every expert read all of them ahead, in a fixed order."`

@@ -32,7 +32,7 @@ func writeSmallTrace(t *testing.T, text []byte) string {
 func TestSimulatePrintsALineAReplay(t *testing.T) {
 	path := writeSmallTrace(t, smallTrace())
 	code, out, info := call(t, t.Context(), "simulate", path, "--cache", "1/2,6,2KB", "--bandwidth",
-		"1M", "--prefetch", "both", "--pass-time", "1ms")
+		"1M", "--prefetch", "both", "--ring", "3", "--pass-time", "1ms")
 	want := 1 + 3*2*len(engine.SimulatedPolicies())
 	if n := strings.Count(out, "\n"); code != exitOK || n != want {
 		t.Fatalf("exit code %d, %d lines, want %d: %s%s", code, n, want, out, info)
@@ -74,6 +74,7 @@ func TestSimulateTakesWhatACutTraceHolds(t *testing.T) {
 		{exitUsage, []string{good, "--cache", "9"}},
 		{exitUsage, []string{good, "--cache", "lots"}},
 		{exitUsage, []string{good, "--ring", "99"}},
+		{exitUsage, []string{good, "--prefetch", "on"}},
 		{exitUsage, []string{good, "--profile-trace", writeSmallTrace(t, bytes.Replace(text,
 			[]byte("\x02\x04\x02\xe8"), []byte("\x02\x05\x02\xe8"), 1)), "--policy", "static"}},
 	} {
