@@ -26,7 +26,8 @@ const (
 // lengths, duplicates, shapes, alignment, range and overlap.
 func readGGUF(r io.ReaderAt, file File) (part, error) {
 	s := newSource(r, file.Size, file.Path)
-	if err := readGGUFVersion(s); err != nil {
+	version, err := readGGUFVersion(s)
+	if err != nil {
 		return part{}, err
 	}
 	tensorCount := s.count(ggufTensorBytesMin, tensorsMax, "the number of tensors")
@@ -41,17 +42,18 @@ func readGGUF(r io.ReaderAt, file File) (part, error) {
 	if err := placeGGUFTensors(file, tensors, declaredAt, dataStart, alignment); err != nil {
 		return part{}, err
 	}
-	return part{file: file, tensors: tensors, metadata: metadata, headerEnd: s.pos}, nil
+	return part{file: file, tensors: tensors, metadata: metadata, version: version,
+		headerEnd: s.pos}, nil
 }
 
 // readGGUFVersion checks magic and version, and names byte order and old versions as such.
-func readGGUFVersion(s *source) error {
+func readGGUFVersion(s *source) (version uint32, err error) {
 	magic := string(s.peek(len(ggufMagic), "the magic"))
 	if s.err != nil {
-		return s.err
+		return 0, s.err
 	}
-	unsupported := func(format string, args ...any) error {
-		return &Error{File: s.file, Offset: 0, Kind: ErrUnsupported,
+	unsupported := func(format string, args ...any) (uint32, error) {
+		return 0, &Error{File: s.file, Offset: 0, Kind: ErrUnsupported,
 			Reason: fmt.Sprintf(format, args...),
 			Advice: "convert the model to GGUF version 3, little-endian"}
 	}
@@ -59,12 +61,12 @@ func readGGUFVersion(s *source) error {
 		return unsupported("a big-endian GGUF file")
 	}
 	if magic != ggufMagic {
-		return formatError(s.file, "", 0, "give a GGUF file or a Hugging Face directory",
+		return 0, formatError(s.file, "", 0, "give a GGUF file or a Hugging Face directory",
 			"not a GGUF file: it begins with %q", magic)
 	}
-	version := s.u32("the version")
+	version = s.u32("the version")
 	if s.err != nil {
-		return s.err
+		return 0, s.err
 	}
 	if swapped := bits.ReverseBytes32(version); version > math.MaxUint16 && swapped <= math.MaxUint16 {
 		return unsupported("a big-endian GGUF file (version %d)", swapped)
@@ -73,7 +75,7 @@ func readGGUFVersion(s *source) error {
 		return unsupported("GGUF version %d, and only %d to %d are read", version, ggufVersionMin,
 			ggufVersionMax)
 	}
-	return nil
+	return version, nil
 }
 
 // readGGUFMetadata reads the key-value pairs.

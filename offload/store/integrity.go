@@ -95,8 +95,11 @@ func readChecksums(m *Model) (*checksums, error) {
 			"%d checksums, and the tensors need %d", len(sums), n)
 	}
 	c.sums = sums
-	if c.header, err = meta.Uint(packHeaderKey); err != nil {
+	if v, err = meta.Value(packHeaderKey); err != nil {
 		return nil, packError(err)
+	}
+	if c.header, ok = v.v.(uint64); !ok {
+		return nil, meta.wrongType(packHeaderKey, "a uint64", v)
 	}
 	return c, nil
 }
@@ -295,7 +298,7 @@ func (m *Model) checkHeader() error {
 		return err
 	}
 	sum := xxh3.Hash(b)
-	if sum == m.sums.header && m.placedAs(&o, int64(len(b))) {
+	if sum == m.sums.header && m.version == ggufVersionMax && m.placedAs(&o, int64(len(b))) {
 		return nil
 	}
 	return formatError(m.path, "", 0, advicePacked,

@@ -112,6 +112,7 @@ type Model struct {
 	byName   map[string]int
 	metadata *Metadata
 	sums     *checksums // nil: the file carries none
+	version  uint32     // of the first GGUF file
 	// headerEnd is the offset of the first byte after each file's header.
 	headerEnd []int64
 }
@@ -162,6 +163,7 @@ type part struct {
 	tensors []Tensor // File is not set yet
 	// metadata is that of a GGUF file, nil for safetensors.
 	metadata *Metadata
+	version  uint32 // of a GGUF file
 	// headerEnd is the offset of the first byte after a GGUF header, before padding.
 	headerEnd int64
 }
@@ -170,7 +172,7 @@ type part struct {
 func newModel(format Format, path, dir string, parts []part) (*Model, error) {
 	m := &Model{format: format, path: path, dir: dir, metadata: newMetadata(path)}
 	if len(parts) > 0 && parts[0].metadata != nil {
-		m.metadata = parts[0].metadata
+		m.metadata, m.version = parts[0].metadata, parts[0].version
 	}
 	total := 0
 	for i := range parts {

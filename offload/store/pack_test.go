@@ -194,7 +194,7 @@ func TestInterruptedPackGoesOn(t *testing.T) {
 func TestDamagedStateIsNotBelieved(t *testing.T) {
 	want := undisturbed(t)
 	random := rand.New(rand.NewPCG(5, 6))
-	for trial := range 40 {
+	for trial := range 16 {
 		path := filepath.Join(t.TempDir(), "m.gguf")
 		p := newPacking(t, path, PackOptions{})
 		p.begin(t, 0)
@@ -282,7 +282,7 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	want := undisturbed(t)
 	random := rand.New(rand.NewPCG(7, 8))
 	total := int(newPacking(t, "x", PackOptions{}).Total())
-	for trial := range 20 {
+	for trial := range 10 {
 		path := filepath.Join(t.TempDir(), "m.gguf")
 		p := newPacking(t, path, PackOptions{CheckpointBytes: 1})
 		disk := &fullDisk{left: random.IntN(total), noSync: trial%5 == 4}
