@@ -34,7 +34,9 @@ func (e *Engine) Embed(ctx context.Context, ids []int32, pooling Pooling) (_ []f
 		return nil, err
 	}
 	sum := make([]float64, e.model.Dim)
-	q := &request{ctx: ctx, seq: s.seq, tokens: ids, hidden: func(i int, state []float32) {
+	s.watch(ctx)
+	q := &s.request
+	*q = request{ctx: ctx, seq: s.seq, tokens: ids, ready: q.ready, hidden: func(i int, state []float32) {
 		if pooling == PoolLast && i < len(ids)-1 {
 			return
 		}

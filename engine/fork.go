@@ -16,6 +16,7 @@ func (s *Session) Fork() (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fork: %w", mapError(err))
 	}
-	return &Session{engine: s.engine, seq: seq, tokens: slices.Clone(s.tokens),
-		logits: slices.Clone(s.logits)}, nil
+	f := s.engine.newSession(seq)
+	f.tokens, f.logits = slices.Clone(s.tokens), slices.Clone(s.logits)
+	return f, nil
 }

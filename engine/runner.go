@@ -24,7 +24,7 @@ type request struct {
 	each   func(i int, logits []float32) error // i counts tokens of the request
 	hidden func(i int, state []float32)        // as each, for every token's final hidden state; or nil
 	err    error
-	ready  chan struct{}
+	ready  chan struct{} // buffered: one value when the request has ended
 	decode bool
 }
 
@@ -43,6 +43,29 @@ type runner struct {
 
 	batch          forward.Batch
 	logits, hidden wanted
+	taken          []share
+	passing        passContext
+	// giveLogits and giveHidden, made once: a method value is allocated where it is written.
+	onLogits, onHidden func(i int, row []float32)
+}
+
+// passContext ends with any request of a pass, or with the runner. It is only asked, since whoever
+// ends a request's context wakes the pass (Session.watch), so that a pass allocates nothing.
+type passContext struct {
+	context.Context
+	runner *runner
+}
+
+func (c *passContext) Err() error {
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	for _, t := range c.runner.taken {
+		if err := t.q.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wanted says to whom the wanted rows of a pass belong.
@@ -60,6 +83,9 @@ func (w *wanted) add(q *request, token int) {
 func newRunner(f *forward.Forward) *runner {
 	r := &runner{forward: f, requests: make(chan *request), stopped: make(chan struct{})}
 	r.ctx, r.quit = context.WithCancelCause(context.Background())
+	r.passing.Context, r.passing.runner = r.ctx, r
+	r.onLogits, r.onHidden = r.giveLogits, r.giveHidden
+	context.AfterFunc(r.ctx, f.Wake)
 	go r.loop()
 	return r
 }
@@ -84,6 +110,7 @@ func (r *runner) compute(ctx context.Context, b forward.Batch, decode, prefill i
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
+	defer context.AfterFunc(ctx, r.forward.Wake)()
 	start := clock()
 	err := r.forward.Run(ctx, b, logits, hidden)
 	if err != nil && r.ctx.Err() != nil {
@@ -114,7 +141,6 @@ func (r *runner) enter(n int) {
 
 // do computes a request and returns when it is done.
 func (r *runner) do(q *request) error {
-	q.ready = make(chan struct{})
 	select {
 	case r.requests <- q:
 	case <-q.ctx.Done():
@@ -134,7 +160,7 @@ func (r *runner) loop() {
 		if r.ctx.Err() != nil {
 			for _, q := range waiting {
 				q.err = ErrClosed
-				close(q.ready)
+				q.ready <- struct{}{}
 			}
 			return
 		}
@@ -144,7 +170,7 @@ func (r *runner) loop() {
 			if q.err == nil && q.done < len(q.tokens) {
 				kept = append(kept, q)
 			} else {
-				close(q.ready)
+				q.ready <- struct{}{}
 			}
 		}
 		waiting = kept
@@ -189,28 +215,16 @@ func (r *runner) pass(waiting []*request) {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	start := clock()
-	taken := r.fill(waiting)
-	if len(taken) == 0 {
+	r.fill(waiting)
+	if len(r.taken) == 0 {
 		return
 	}
-	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
-	for _, t := range taken {
-		defer context.AfterFunc(t.q.ctx, cancel)()
-	}
-	err := r.forward.Run(ctx, r.batch, func(i int, logits []float32) {
-		q := r.logits.owner[i]
-		if q.err == nil {
-			q.err = q.each(r.logits.token[i], logits)
-		}
-	}, func(i int, state []float32) {
-		r.hidden.owner[i].hidden(r.hidden.token[i], state)
-	})
+	err := r.forward.Run(&r.passing, r.batch, r.onLogits, r.onHidden)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.figure.Passes++
 	r.figure.Busy += clock().Sub(start)
-	for _, t := range taken {
+	for _, t := range r.taken {
 		if err != nil {
 			r.fail(t.q, err)
 			continue
@@ -234,9 +248,19 @@ func (r *runner) fail(q *request, err error) {
 		q.err = ErrClosed
 	case q.ctx.Err() != nil:
 		q.err = q.ctx.Err()
-	case !errors.Is(err, context.Canceled):
+	case !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
 		q.err = err
 	}
+}
+
+func (r *runner) giveLogits(i int, row []float32) {
+	if q := r.logits.owner[i]; q.err == nil {
+		q.err = q.each(r.logits.token[i], row)
+	}
+}
+
+func (r *runner) giveHidden(i int, row []float32) {
+	r.hidden.owner[i].hidden(r.hidden.token[i], row)
 }
 
 type share struct {
@@ -244,14 +268,15 @@ type share struct {
 	n int
 }
 
-// fill builds the batch.
-func (r *runner) fill(waiting []*request) (taken []share) {
+// fill builds the batch, and says what it took.
+func (r *runner) fill(waiting []*request) {
+	r.taken = r.taken[:0]
 	b := &r.batch
 	b.Tokens, b.Seqs, b.Pos = b.Tokens[:0], b.Seqs[:0], b.Pos[:0]
 	b.Logits, b.Hidden = b.Logits[:0], b.Hidden[:0]
 	r.logits.reset()
 	r.hidden.reset()
-	for _, decode := range []bool{true, false} {
+	for _, decode := range [2]bool{true, false} {
 		for _, q := range waiting {
 			n := min(len(q.tokens)-q.done, r.forward.Chunk-len(b.Tokens))
 			if q.decode != decode || n <= 0 {
@@ -276,8 +301,7 @@ func (r *runner) fill(waiting []*request) (taken []share) {
 				b.Seqs = append(b.Seqs, q.seq.Row)
 				b.Pos = append(b.Pos, int32(q.seq.Len+i))
 			}
-			taken = append(taken, share{q, n})
+			r.taken = append(r.taken, share{q, n})
 		}
 	}
-	return taken
 }

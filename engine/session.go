@@ -22,6 +22,19 @@ type Session struct {
 	tokens []int32
 	logits []float32 // after the last token; empty when unknown
 	closed bool
+
+	request request // the one under way, reused
+	each    func(i int, logits []float32) error
+	watched context.Context // whose end wakes passes, until unwatch
+	unwatch func() bool
+}
+
+// newSession makes the session of a sequence.
+func (e *Engine) newSession(seq *kv.Sequence) *Session {
+	s := &Session{engine: e, seq: seq}
+	s.request.ready = make(chan struct{}, 1)
+	s.request.each = s.keep
+	return s
 }
 
 // NewSession starts an empty sequence. ErrContext is wrapped when Options.Sequences are open.
@@ -31,13 +44,16 @@ func (e *Engine) NewSession() (*Session, error) {
 		return nil, fmt.Errorf("%w: %d sessions are open, as many as Options.Sequences allows",
 			ErrContext, e.options.Sequences)
 	}
-	return &Session{engine: e, seq: seq}, nil
+	return e.newSession(seq), nil
 }
 
 // Close gives the session's memory back. It may be called twice.
 func (s *Session) Close() error {
 	if !s.closed {
 		s.closed = true
+		if s.unwatch != nil {
+			s.unwatch()
+		}
 		s.seq.Close()
 	}
 	return nil
@@ -122,6 +138,31 @@ func (s *Session) check(ids []int32) error {
 	return nil
 }
 
+// keep takes the logits of the last token of a request, and hands all that are wanted on.
+func (s *Session) keep(i int, logits []float32) error {
+	if i == len(s.request.tokens)-1 {
+		s.logits = append(s.logits[:0], logits...)
+	}
+	if s.each == nil {
+		return nil
+	}
+	return s.each(i, logits)
+}
+
+// watch sees to it that a pass is woken when the context ends; once a context, not once a token.
+func (s *Session) watch(ctx context.Context) {
+	if ctx == s.watched {
+		return
+	}
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	s.watched, s.unwatch = ctx, nil
+	if ctx.Done() != nil {
+		s.unwatch = context.AfterFunc(ctx, s.engine.runner.forward.Wake)
+	}
+}
+
 func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
 	each func(int, []float32) error) error {
 	if s.closed {
@@ -130,16 +171,11 @@ func (s *Session) feed(ctx context.Context, ids []int32, decode bool,
 	if err := s.check(ids); err != nil || len(ids) == 0 {
 		return err
 	}
-	q := &request{ctx: ctx, seq: s.seq, tokens: ids, decode: decode, all: each != nil}
-	q.each = func(i int, logits []float32) error {
-		if i == len(ids)-1 {
-			s.logits = append(s.logits[:0], logits...)
-		}
-		if each == nil {
-			return nil
-		}
-		return each(i, logits)
-	}
+	s.watch(ctx)
+	q := &s.request
+	*q = request{ctx: ctx, seq: s.seq, tokens: ids, decode: decode, all: each != nil, ready: q.ready,
+		each: q.each}
+	s.each = each
 	s.logits = s.logits[:0]
 	err := s.engine.runner.do(q)
 	s.tokens = append(s.tokens, ids[:q.done]...)

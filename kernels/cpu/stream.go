@@ -29,6 +29,7 @@ type stream struct {
 	flying   []*batch // handed over, in order
 	free     []*batch
 	seq      int64 // of the last batch handed over
+	events   []event
 	closed   bool
 	// Reused by translations.
 	order, same []int32 // experts
@@ -124,7 +125,21 @@ func (s *stream) done() int64 {
 	return atomic.LoadInt64((*int64)(unsafe.Pointer(&s.progress.done)))
 }
 
+// eventsChunk is how many events are allocated at a time: they live as long as somebody holds one of
+// a chunk, and so cannot be reused, but a decode step allocates none.
+const eventsChunk = 256
+
 func (s *stream) Record() kernels.Event {
+	if len(s.events) == 0 {
+		s.events = make([]event, eventsChunk)
+	}
+	e := &s.events[0]
+	s.events = s.events[1:]
+	*e = s.record()
+	return e
+}
+
+func (s *stream) record() event {
 	if s.batch != nil && s.batch.tasks > 0 {
 		s.batch.c.seq = C.int64_t(s.seq + 1)
 		if s.dev.submit(s.batch.c) {
@@ -144,7 +159,7 @@ func (s *stream) Record() kernels.Event {
 // device is waited for here.
 func (s *stream) Wait(e kernels.Event) {
 	var err error
-	switch own, ok := e.(event); {
+	switch own, ok := e.(*event); {
 	case e == nil || s.err != nil:
 	case ok && own.s.dev == s.dev:
 		err = own.failure()
@@ -157,7 +172,7 @@ func (s *stream) Wait(e kernels.Event) {
 }
 
 func (s *stream) Sync() error {
-	err := s.Record().Wait()
+	err := s.record().Wait()
 	if s.err == nil {
 		s.err = err
 	}

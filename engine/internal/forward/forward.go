@@ -134,7 +134,6 @@ func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, r
 	if f.Routes != nil {
 		f.routeErr = join(f.routeErr, f.Routes.Pass(rows, sequences(b)))
 	}
-	defer context.AfterFunc(ctx, f.Wake)()
 	f.begin(b)
 	for l := range f.Model.Layers {
 		if err := f.run(ctx, l, rows); err != nil {
