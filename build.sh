@@ -17,6 +17,7 @@ usage: ./build.sh COMMAND [--help]
   bench   build, then measure; arguments go to "moering bench"
   lib     the C library in lib/: libmoering.so, libmoering.a, moering.h, moering.pc; or --prefix DIR
   ptx     compile the GPU kernels to kernels/cuda/ptx; with --check, fail where that is stale
+  wheel   the Python package, dist/moering-VERSION-py3-none-manylinux_….whl
   lint    vet, and staticcheck at the version that tools/go.mod names
   fmt     format all Go files
 EOF
@@ -199,6 +200,20 @@ cmd_ptx() {
 	"$venv/bin/python" tools/ptx.py "$@"
 }
 
+help_wheel="makes the Python package in dist/, with the C library inside. Needs a C compiler, Python 3.9
+or later and readelf; nothing is downloaded."
+cmd_wheel() {
+	need_cc
+	local tool
+	for tool in python3 readelf; do
+		command -v "$tool" >/dev/null || { echo "build.sh: $tool is needed" >&2; exit 1; }
+	done
+	python3 bindings/python/generate.py --check
+	mkdir -p .build
+	shared_library .build/libmoering.so libmoering.so.0
+	python3 bindings/python/wheel.py .build/libmoering.so dist
+}
+
 help_lint="vets, and runs staticcheck at the version that tools/go.mod names (downloaded as a module)."
 cmd_lint() {
 	go vet ./...
@@ -211,7 +226,7 @@ cmd_fmt() { go_files | xargs -0 gofmt -w; }
 
 command=${1:-}
 case $command in
-build | demo | test | bench | lib | ptx | lint | fmt)
+build | demo | test | bench | lib | ptx | wheel | lint | fmt)
 	shift
 	if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 		text=help_$command

@@ -1,7 +1,7 @@
 //go:build cgo
 
-// Command capi is the C library: ./build.sh lib makes libmoering.so and libmoering.a of it. Shim.c has
-// the functions of moering.h, which call the exports of the Go files; core does the work. No Go
+// Command capi is the C library: ./build.sh lib makes libmoering.so and libmoering.a of it. Shim.c
+// has the functions of moering.h, which call the exports of the Go files; core does the work. No Go
 // pointer goes to C: handles are numbers, and memory that C borrows is C's.
 package main
 

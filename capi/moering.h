@@ -109,6 +109,10 @@ enum { MR_LOG_DEBUG = -4, MR_LOG_INFO = 0, MR_LOG_WARN = 4, MR_LOG_ERROR = 8 };
  * call, which returns MR_ECANCELED. Inside, no mr_ call but _cancel. */
 typedef int32_t (*mr_poll_fn)(void *user, uint64_t done, uint64_t total);
 
+/* A ready-made mr_poll_fn: cancels while the int32_t that user points to is not 0. Any thread may set
+ * it. */
+MR_API int32_t mr_poll_flag(void *user, uint64_t done, uint64_t total);
+
 enum { MR_AUTO = 0, MR_ON = 1, MR_OFF = 2 };
 
 /* Fill with MR_*_INIT, then set fields; 0 or NULL means the documented default. Append only. */

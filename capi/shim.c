@@ -154,6 +154,12 @@ int32_t mri_call_poll(mr_poll_fn poll, void *user, uint64_t done, uint64_t total
     return poll(user, done, total);
 }
 
+int32_t mr_poll_flag(void *user, uint64_t done, uint64_t total)
+{
+    (void)done, (void)total;
+    return user == NULL ? 0 : __atomic_load_n((int32_t *)user, __ATOMIC_RELAXED);
+}
+
 int32_t mri_call_write(mr_write_fn write, void *user, const void *data, size_t data_size)
 {
     return write(user, data, data_size);

@@ -16,9 +16,9 @@ const builtinPrefix = "mr:"
 // parameters, trained on Go source code; for trying things out, and for tests without files.
 const Builtin = builtinPrefix + "tiny"
 
-// withFile calls open with the path of a model's file: the path itself, or for a built-in model that
-// of a private copy in memory, which goes when the last of its files is closed. File systems in
-// memory have no direct reads, so that Auto is Off there.
+// withFile calls open with the path of a model's file: the path itself, or for a built-in model
+// that of a private copy in memory, which goes when the last of its files is closed. File systems
+// in memory have no direct reads, so that Auto is Off there.
 func withFile(path string, o Options, open func(file string, o Options) error) error {
 	if !strings.HasPrefix(path, builtinPrefix) {
 		return open(path, o)

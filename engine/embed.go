@@ -15,9 +15,9 @@ const (
 	PoolLast                // the state after the last token, which has seen all others
 )
 
-// Embed computes a text's tokens and returns their pooled hidden states after the final norm: Info.Dim
-// values, not normalised to unit length. It takes one of Options.Sequences while it runs. The result
-// does not depend on what else runs. It is safe for concurrent use.
+// Embed computes a text's tokens and returns their pooled hidden states after the final norm:
+// Info.Dim values, not normalised to unit length. It takes one of Options.Sequences while it runs.
+// The result does not depend on what else runs. It is safe for concurrent use.
 func (e *Engine) Embed(ctx context.Context, ids []int32, pooling Pooling) (_ []float32, err error) {
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("%w: there is nothing to embed: no tokens", ErrUsage)

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Fork returns a new session with the same tokens, whose keys and values it shares: only a page that
-// is partly used is copied. Either session may go on, be truncated or closed without the other
+// Fork returns a new session with the same tokens, whose keys and values it shares: only a page
+// that is partly used is copied. Either session may go on, be truncated or closed without the other
 // noticing. ErrContext is wrapped when Options.Sequences are open or the KV cache has no page left.
 func (s *Session) Fork() (*Session, error) {
 	if s.closed {

@@ -10,8 +10,9 @@ import (
 	"github.com/moering/moering/engine/internal/sample"
 )
 
-// Generation hands out tokens one by one, for callers that cannot range over Generate. It belongs to
-// its session and is used by one goroutine at a time; while it lasts, nothing else moves the session.
+// Generation hands out tokens one by one, for callers that cannot range over Generate. It belongs
+// to its session and is used by one goroutine at a time; while it lasts, nothing else moves the
+// session.
 type Generation struct {
 	session  *Session
 	sampling Sampling
@@ -98,15 +99,16 @@ func (g *Generation) Flush(ctx context.Context) error {
 	return err
 }
 
-// Close ends the generation; the session stays. It may be called twice, and need not be called after
-// io.EOF.
+// Close ends the generation; the session stays. It may be called twice, and need not be called
+// after io.EOF.
 func (g *Generation) Close() {
 	g.ended = true
 	g.presence.leave()
 }
 
-// lingerWait is how long after a token its generation still counts as one that will soon ask for the
-// next, so that passes wait for it: long beside a caller's work on a token, short for one that thinks.
+// lingerWait is how long after a token its generation still counts as one that will soon ask for
+// the next, so that passes wait for it: long beside a caller's work on a token, short for one that
+// thinks.
 const lingerWait = 2 * gatherWait
 
 // presence tells the runner how many generations are about to ask.

@@ -74,8 +74,8 @@ func (s *Session) Logits() []float32 {
 // Tokens returns a copy of the tokens in the context.
 func (s *Session) Tokens() []int32 { return slices.Clone(s.tokens) }
 
-// LogProb is the natural log of the probability that the model gives token id after the last one, at
-// temperature 1; NaN where Logits is nil or has no such token.
+// LogProb is the natural log of the probability that the model gives token id after the last one,
+// at temperature 1; NaN where Logits is nil or has no such token.
 func (s *Session) LogProb(id int32) float32 { return LogProb(s.logits, id) }
 
 // LogProb is the natural log of the probability that logits give token id, at temperature 1; NaN
@@ -87,8 +87,8 @@ func LogProb(logits []float32, id int32) float32 {
 	return float32(sample.LogProb(logits, id))
 }
 
-// Top returns the n tokens that are most likely after the last one, best first; none where Logits is
-// nil.
+// Top returns the n tokens that are most likely after the last one, best first; none where Logits
+// is nil.
 func (s *Session) Top(n int) []TokenProb {
 	top := sample.Top(nil, s.logits, n)
 	out := make([]TokenProb, len(top))
@@ -252,8 +252,8 @@ func newDetokenizer(e *Engine, stop []string) *detokenizer {
 	return d
 }
 
-// push returns the text that is certain, and whether a stop string was completed; the text then ends
-// before it.
+// push returns the text that is certain, and whether a stop string was completed; the text then
+// ends before it.
 func (d *detokenizer) push(id int32) (text string, stopped bool) {
 	d.held += d.push1(id)
 	first := len(d.held)

@@ -66,8 +66,8 @@ func (s *Session) Save(w io.Writer) error {
 }
 
 // Restore replaces what the session holds by what Save wrote, and reads not a byte more. A state of
-// another model or version, or a damaged one, is an error that wraps ErrFormat; one that does not fit
-// the context, ErrContext. After an error the session is empty.
+// another model or version, or a damaged one, is an error that wraps ErrFormat; one that does not
+// fit the context, ErrContext. After an error the session is empty.
 func (s *Session) Restore(r io.Reader) error {
 	if err := s.Truncate(0); err != nil {
 		return err

@@ -85,7 +85,8 @@ const (
 	header    = "../capi/moering.h"
 )
 
-// The header is C11 and C++17 without a warning, initialisers included, and needs nothing before it.
+// The header is C11 and C++17 without a warning, initialisers included, and needs nothing before
+// it.
 func TestHeaderIsCleanCAndCXX(t *testing.T) {
 	needC(t)
 	text, err := os.ReadFile(header)
@@ -156,8 +157,8 @@ func TestLibraryExportsTheHeader(t *testing.T) {
 	}
 }
 
-// A program is built by what pkg-config says, shared and static, and writes what the command line and
-// the Go program write for the same prompt and seed.
+// A program is built by what pkg-config says, shared and static, and writes what the command line
+// and the Go program write for the same prompt and seed.
 func TestExamplesWriteTheSameText(t *testing.T) {
 	c := needLibrary(t)
 	const prompt, seed = "package main\n\nimport (", "11"
@@ -212,9 +213,9 @@ func symbolic(t *testing.T, flags string) string {
 	return dir
 }
 
-// Every mistake of a caller ends in a status and a message: no crash, no hang, no leak, not a byte on
-// stdout or stderr. The stream's progress (16 bytes) is freed by the collector, which may not have
-// run; everything else must be back.
+// Every mistake of a caller ends in a status and a message: no crash, no hang, no leak, not a byte
+// on stdout or stderr. The stream's progress (16 bytes) is freed by the collector, which may not
+// have run; everything else must be back.
 func TestMisuseEndsInAStatus(t *testing.T) {
 	c := needLibrary(t)
 	dir := symbolic(t, "")
@@ -231,7 +232,8 @@ func TestMisuseEndsInAStatus(t *testing.T) {
 	}
 }
 
-// hammerSeconds is how long threads hammer at one engine; MOERING_HAMMER_SECONDS=60 is the full run.
+// hammerSeconds is how long threads hammer at one engine; MOERING_HAMMER_SECONDS=60 is the full
+// run.
 func hammerSeconds() string {
 	if s := os.Getenv("MOERING_HAMMER_SECONDS"); s != "" {
 		return s
@@ -248,8 +250,8 @@ func TestThreadsOnOneEngine(t *testing.T) {
 	t.Logf("%s", run(t, exec.Command(bin, "32", hammerSeconds(), hammerGrowthKB)))
 }
 
-// The same under ThreadSanitizer, for the C of shim and kernels; MOERING_TSAN=1 asks for it, since the
-// library must be compiled for it first.
+// The same under ThreadSanitizer, for the C of shim and kernels; MOERING_TSAN=1 asks for it, since
+// the library must be compiled for it first.
 func TestThreadsUnderThreadSanitizer(t *testing.T) {
 	if os.Getenv("MOERING_TSAN") == "" {
 		t.Skip("MOERING_TSAN=1 runs it: it compiles the library anew")

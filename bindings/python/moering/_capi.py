@@ -351,6 +351,8 @@ def bind(library: CDLL) -> None:
     library.mr_last_error.argtypes = []
     library.mr_last_error_detail.restype = c_int32
     library.mr_last_error_detail.argtypes = [POINTER(mr_error)]
+    library.mr_poll_flag.restype = c_int32
+    library.mr_poll_flag.argtypes = [c_void_p, c_uint64, c_uint64]
     library.mr_engine_open.restype = c_int32
     library.mr_engine_open.argtypes = [POINTER(c_void_p), c_char_p, POINTER(mr_engine_options)]
     library.mr_engine_close.restype = None
@@ -507,6 +509,7 @@ FUNCTIONS = (
     "mr_status_name",
     "mr_last_error",
     "mr_last_error_detail",
+    "mr_poll_flag",
     "mr_engine_open",
     "mr_engine_close",
     "mr_engine_cancel",

@@ -287,19 +287,22 @@ class Engine(_Handle):
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> None:
         name, wanted = os.fspath(path).encode(), _engine_options(options)
         out, lib = c_void_p(), library()
-        flag = threading.Event()
-
-        def poll(_user: Any, _done: int, _total: int) -> int:
-            return int(flag.is_set())
-
-        wanted.poll = _capi.mr_poll_fn(poll) if _in_main_thread() else _capi.mr_poll_fn()
+        # A callback of Python's cannot end the call: Python would run signal handlers inside it.
+        self._flag = c_int32()  # sessions hold the engine, and so what the library looks at
+        if threading.current_thread() is threading.main_thread():
+            wanted.poll = _capi.mr_poll_fn(("mr_poll_flag", lib))
+            wanted.poll_user = ctypes.addressof(self._flag)
 
         def call() -> int:
-            flag.clear()
+            self._flag.value = 0
             return int(lib.mr_engine_open(byref(out), name, byref(wanted)))
 
-        check(interruptible(call, flag.set))
-        self._poll = wanted.poll  # lives as long as the engine may call it
+        def cancel() -> None:
+            self._flag.value = 1
+
+        status = interruptible(call, cancel)
+        self._flag.value = 0
+        check(status)
         super().__init__(cast(int, out.value), lib.mr_engine_close)
 
     @classmethod
@@ -508,10 +511,6 @@ class Engine(_Handle):
         library().mr_engine_cancel(self._handle)
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
 async def _in_thread(session: Session, call: Callable[..., T], *arguments: Any) -> T:
     """Runs a call of the session in a thread, and ends it if the task is cancelled."""
     running = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
@@ -577,22 +576,24 @@ class Session(_Handle):
     def feed(self, prompt: Prompt) -> None:
         """Appends a text, or tokens, to the context, and computes it. In an empty session the model's
         begin token comes first, and special tokens in a text are recognised."""
-        if isinstance(prompt, str):
-            first = len(self) == 0
-            prompt = self._engine.encode(prompt, add_special=first, parse_special=first)
         lib, handle = library(), self._handle
-        ids = _ids(prompt)
+        is_text = isinstance(prompt, str)
+        data: Any
+        if isinstance(prompt, str):
+            data = prompt.encode("utf-8", "surrogatepass")
+        else:
+            data = _ids(prompt)
         self._settle()
-        end = len(self) + len(ids)
+        start = len(self)
 
-        def rest() -> int:
-            left = min(end - len(self), len(ids))  # after an interruption a part is there
-            at = ctypes.cast(
-                byref(ids, (len(ids) - left) * ctypes.sizeof(c_int32)), ctypes.POINTER(c_int32)
-            )
-            return int(lib.mr_session_feed_tokens(handle, at, left))
+        def feed() -> int:
+            if len(self) > start:  # a signal came, and its handler raised nothing
+                self.truncate(start)
+            if is_text:
+                return int(lib.mr_session_feed(handle, data, len(data)))
+            return int(lib.mr_session_feed_tokens(handle, data, len(data)))
 
-        self._call(rest)
+        self._call(feed)
 
     def _settle(self) -> None:
         """Brings the last token into the context, so that the length says what is there."""

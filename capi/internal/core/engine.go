@@ -9,12 +9,12 @@ import (
 	"github.com/moering/moering/engine"
 )
 
-// pollEvery is how often a blocked call asks its caller whether to go on: often enough for Ctrl-C to
-// feel prompt, seldom enough to cost nothing.
+// pollEvery is how often a blocked call asks its caller whether to go on: often enough for Ctrl-C
+// to feel prompt, seldom enough to cost nothing.
 const pollEvery = 20 * time.Millisecond
 
-// Poll is asked from time to time, on the thread of the call, how a call that takes long shall go on;
-// it is told how far it is, 0 of 0 where that is unknown. True cancels the call.
+// Poll is asked from time to time, on the thread of the call, how a call that takes long shall go
+// on; it is told how far it is, 0 of 0 where that is unknown. True cancels the call.
 type Poll func(done, total uint64) (cancel bool)
 
 // Engine is an engine that lives until its handle is closed, its sessions are closed, and no call
@@ -101,8 +101,8 @@ func (e *Engine) Cancel() {
 	}
 }
 
-// watch runs work, and meanwhile poll on the calling goroutine, which a call from C has bound to its
-// thread. It returns when work has returned.
+// watch runs work, and meanwhile poll on the calling goroutine, which a call from C has bound to
+// its thread. It returns when work has returned.
 func watch(ctx context.Context, cancel func(), poll Poll, progress func() (done, total uint64),
 	work func(ctx context.Context) error) error {
 	if poll == nil {

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// NewLogger passes records of at least the level to emit, as a line without level and time. emit may
-// be called from any goroutine, one at a time.
+// NewLogger passes records of at least the level to emit, as a line without level and time. emit
+// may be called from any goroutine, one at a time.
 func NewLogger(level slog.Level, emit func(level slog.Level, line string)) *slog.Logger {
 	var buffer bytes.Buffer
 	text := slog.NewTextHandler(&buffer, &slog.HandlerOptions{Level: slog.LevelDebug,

@@ -11,8 +11,8 @@ import (
 	"github.com/moering/moering/engine"
 )
 
-// Session is a session that is used by one thread at a time, and says so where it is not. Cancel and
-// Close may come from any thread at any time.
+// Session is a session that is used by one thread at a time, and says so where it is not. Cancel
+// and Close may come from any thread at any time.
 type Session struct {
 	engine *Engine
 
@@ -122,8 +122,8 @@ func (s *Session) end() {
 	s.current = nil
 }
 
-// Settle brings everything that was handed out into the context: the last token, unless it ended the
-// text. The generation goes on afterwards.
+// Settle brings everything that was handed out into the context: the last token, unless it ended
+// the text. The generation goes on afterwards.
 func (s *Session) Settle(ctx context.Context) error {
 	if s.current == nil || s.last.Finish == "stop" {
 		return nil

@@ -1,0 +1,416 @@
+"""Tests of the Python package, on the built-in model.
+
+    MOERING_LIBRARY=lib/libmoering.so PYTHONPATH=bindings/python \
+        python3 -m unittest discover -s bindings/python/tests
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import moering
+from moering import _capi, _library
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+needs_numpy = unittest.skipIf(numpy is None, "NumPy is not installed")
+
+HERE = pathlib.Path(__file__).resolve().parent
+PROMPT = "package main\n\nimport ("
+
+
+def in_child(queue):
+    """What a spawned process does: all of it."""
+    with moering.Engine("mr:tiny", context_tokens_max=64) as engine:
+        queue.put([t.id for t in engine.generate("func", tokens_max=4)])
+
+
+class Base(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.engine = moering.Engine("mr:tiny", context_tokens_max=256, sequences_max=4)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.engine.close()
+
+    def tearDown(self):
+        gc.collect()
+        self.assertEqual(self.engine.stats().sessions, 0, "a session was left open")
+
+
+class Generation(Base):
+    def test_generated_layer_is_current(self):
+        subprocess.run([sys.executable, HERE.parent / "generate.py", "--check"], check=True)
+
+    def test_all_functions_are_bound(self):
+        for name in _capi.FUNCTIONS:
+            self.assertIsNotNone(getattr(_library.library(), name).argtypes)
+
+    def test_seed_determines_text(self):
+        def sample(seed):
+            tokens = self.engine.generate(PROMPT, temperature=0.9, seed=seed, tokens_max=20)
+            return [t.id for t in tokens]
+
+        self.assertEqual(sample(1), sample(1))
+        self.assertNotEqual(sample(1), sample(2))
+
+    def test_text_is_that_of_the_tokens(self):
+        tokens = list(self.engine.generate(PROMPT, tokens_max=30, ignore_end=True))
+        text = "".join(t.text for t in tokens)
+        self.assertEqual(text, self.engine.decode([t.id for t in tokens]))
+        self.assertEqual([t.finish for t in tokens], [""] * 29 + ["length"])
+
+    def test_stop_ends_before_itself(self):
+        whole = "".join(t.text for t in self.engine.generate(PROMPT, tokens_max=30))
+        stop = whole[8:14]
+        tokens = list(self.engine.generate(PROMPT, tokens_max=30, stop=["never", stop]))
+        self.assertEqual("".join(t.text for t in tokens), whole[: whole.index(stop)])
+        self.assertEqual(tokens[-1].finish, "stop")
+
+    def test_leaving_the_iterator_closes_the_session(self):
+        for token in self.engine.generate(PROMPT):
+            self.assertIsInstance(token.text, str)
+            break
+
+    def test_agenerate(self):
+        want = [t.id for t in self.engine.generate(PROMPT, tokens_max=12)]
+
+        async def one():
+            return [t.id async for t in self.engine.agenerate(PROMPT, tokens_max=12)]
+
+        async def both():
+            return await asyncio.gather(one(), one())
+
+        self.assertEqual(asyncio.run(both()), [want, want])
+
+    def test_agenerate_is_cancelled(self):
+        async def endless():
+            while True:
+                async for _ in self.engine.agenerate(PROMPT, ignore_end=True):
+                    pass
+
+        async def main():
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(endless(), 0.2)
+
+        asyncio.run(main())
+
+    def test_batch_is_generate(self):
+        prompts = [PROMPT, "func main() {", [5, 6, 7], "type T struct"] * 3
+        want = ["".join(t.text for t in self.engine.generate(p, tokens_max=8)) for p in prompts]
+        results = list(self.engine.batch(iter(prompts), tokens_max=8))
+        self.assertEqual([r.text for r in results], want)
+        self.assertEqual([r.index for r in results], list(range(len(prompts))))
+        loose = list(self.engine.batch(prompts, ordered=False, parallel=2, tokens_max=8))
+        self.assertEqual(sorted((r.index, r.text) for r in loose), list(enumerate(want)))
+
+    def test_batch_reports_a_bad_prompt_alone(self):
+        results = list(self.engine.batch(["func", "x" * 4000, "type"], tokens_max=4, progress=True))
+        self.assertIsInstance(results[1].error, moering.LimitError)
+        self.assertIsNone(results[0].error or results[2].error)
+
+    def test_endless_prompts_are_read_as_results_are_taken(self):
+        read = 0
+
+        def prompts():
+            nonlocal read
+            while True:
+                read += 1
+                yield "func"
+
+        results = self.engine.batch(prompts(), tokens_max=2)
+        for _ in range(5):
+            next(results)
+        results.close()
+        self.assertLess(read, 100)
+
+
+class Sessions(Base):
+    def test_fork_truncate_save_restore(self):
+        with contextlib.ExitStack() as stack:
+            session = stack.enter_context(self.engine.session(tokens_max=10, ignore_end=True))
+            session.feed(PROMPT)
+            prompt = session.tokens
+            fork = stack.enter_context(session.fork())
+            restored = stack.enter_context(self.engine.session(tokens_max=10, ignore_end=True))
+            restored.loads(session.dumps())
+            want = [t.id for t in session]
+            self.assertEqual([t.id for t in fork], want)
+            self.assertEqual([t.id for t in restored], want)
+            fork.truncate(len(prompt) - 1)
+            fork.feed(prompt[-1:])
+            self.assertEqual([t.id for t in fork], want)
+            with tempfile.TemporaryDirectory() as directory:
+                path = pathlib.Path(directory) / "state"
+                fork.save(path)
+                restored.restore(path)
+                self.assertEqual(restored.tokens, fork.tokens)
+                path.write_bytes(path.read_bytes()[:-1])
+                with self.assertRaises(moering.FormatError):
+                    restored.restore(path)
+                self.assertEqual(len(restored), 0)
+
+    def test_feed_in_parts_is_feed_at_once(self):
+        ids = self.engine.encode(PROMPT)
+        with self.engine.session() as a, self.engine.session() as b:
+            a.feed(ids)
+            for i in ids:
+                b.feed([i])
+            self.assertEqual(a.top(5), b.top(5))
+
+    @needs_numpy
+    def test_logits_are_a_view(self):
+        session = self.engine.session(logprobs=3)
+        session.feed(PROMPT)
+        logits = session.logits()
+        self.assertEqual((logits.shape, logits.dtype), ((2048,), numpy.float32))
+        self.assertEqual(int(logits.argmax()), session.top(1)[0].id)
+        self.assertFalse(logits.flags.owndata or logits.flags.writeable)
+        norm = numpy.log(numpy.exp(logits.astype(float)).sum())
+        token = session.next()
+        self.assertAlmostEqual(token.logprob, float(logits[token.id]) - norm, places=5)
+        self.assertEqual(len(token.alternatives), 3)
+        copy = logits.copy()
+        session.close()
+        self.assertTrue((copy == logits).all())  # the memory stays while the view does
+        with self.assertRaises(moering.ClosedError):
+            session.next()
+        del logits
+
+    @needs_numpy
+    def test_score_is_the_logprobs_of_generation(self):
+        tokens = list(self.engine.generate(PROMPT, tokens_max=6, logprobs=1, ignore_end=True))
+        with self.engine.session() as session:
+            session.feed(PROMPT)
+            scores = session.score([t.id for t in tokens])
+        for token, score in zip(tokens, scores):
+            self.assertAlmostEqual(token.logprob, float(score), places=5)
+
+    @needs_numpy
+    def test_embeddings(self):
+        mean, last = self.engine.embed(PROMPT), self.engine.embed(PROMPT, pooling="last")
+        self.assertEqual((mean.shape, mean.dtype), ((256,), numpy.float32))
+        self.assertFalse((mean == last).all())
+        one = self.engine.embed([5])
+        self.assertTrue((one == self.engine.embed([5], pooling="last")).all())
+
+
+class Tokens(Base):
+    def test_round_trip(self):
+        for text in ("func main() {\n", "größer als 😀", "", "a\x00b"):
+            ids = self.engine.encode(text)
+            self.assertEqual(self.engine.decode(ids), text)
+            self.assertEqual(b"".join(self.engine.token_bytes(i) for i in ids), text.encode())
+
+    def test_chat(self):
+        messages = [{"role": "user", "content": "hi <b>"}]
+        text = self.engine.chat_text(messages)
+        self.assertEqual(text, "<|im_start|>user\nhi <b><|im_end|>\n<|im_start|>assistant\n")
+        self.assertEqual(self.engine.chat_tokens(messages)[0], self.engine.token_id("<|im_start|>"))
+
+    def test_plan_and_info(self):
+        plan = moering.Engine.plan("mr:tiny", context_tokens_max=64, host_bytes_max=1)
+        self.assertGreater(plan.least_bytes, plan.budget_bytes)
+        self.assertEqual(self.engine.info.experts, 16)
+        self.assertTrue(self.engine.info.chat_template)
+        self.assertLessEqual(self.engine.memory.least_bytes, self.engine.memory.budget_bytes)
+
+
+class Misuse(Base):
+    def test_exceptions_say_what_and_where(self):
+        with self.assertRaises(moering.FileError) as caught:
+            moering.Engine("/no/such/model.gguf")
+        self.assertEqual(caught.exception.file, "/no/such/model.gguf")
+        self.assertIn("/no/such/model.gguf", str(caught.exception))
+        self.assertIsInstance(caught.exception, OSError)
+        again = pickle.loads(pickle.dumps(caught.exception))
+        self.assertEqual((type(again), again.file, str(again)),
+                         (moering.FileError, caught.exception.file, str(caught.exception)))
+        with self.assertRaises(moering.BudgetError):
+            moering.Engine("mr:tiny", host_bytes_max=1)
+        with self.assertRaises(moering.InvalidArgument):
+            moering.Engine("mr:none")
+        with self.assertRaises(TypeError):
+            moering.Engine("mr:tiny", cache=3)
+        with self.assertRaises(OverflowError):
+            moering.Engine("mr:tiny", threads=1 << 40)
+        for bad in ({"temperature": -1.0}, {"top_p": 2.0}):
+            with self.assertRaises(moering.InvalidArgument):
+                self.engine.session(**bad)
+        with self.assertRaises(TypeError):
+            next(self.engine.generate("x", tokens=3))
+        with self.engine.session() as session:
+            with self.assertRaises(moering.InvalidArgument):
+                session.next()
+            with self.assertRaises(moering.InvalidArgument):
+                session.feed([-1])
+            with self.assertRaises(moering.LimitError):
+                session.feed([1] * 300)
+            with self.assertRaises(moering.InvalidArgument):
+                session.truncate(1)
+
+    def test_use_after_close(self):
+        session = self.engine.session()
+        session.close()
+        session.close()
+        for call in (session.next, lambda: len(session), lambda: session.feed("a"), session.fork):
+            with self.assertRaises(moering.ClosedError):
+                call()
+        engine = moering.Engine("mr:tiny", context_tokens_max=64)
+        session = engine.session()
+        engine.close()
+        engine.close()
+        session.feed("func")  # lives on in its session
+        self.assertIsNotNone(session.next())
+        session.close()
+        with self.assertRaises(moering.ClosedError):
+            engine.stats()
+
+    def test_close_during_generate(self):
+        session = self.engine.session(ignore_end=True)
+        session.feed(PROMPT)
+        ended = []
+
+        def generate():
+            try:
+                ended.append(len(list(session)))
+            except moering.ClosedError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        time.sleep(0.01)
+        session.close()
+        thread.join(10)
+        self.assertFalse(thread.is_alive())
+        self.assertEqual(len(ended), 1)
+
+    def test_many_threads(self):
+        want = [t.id for t in self.engine.generate(PROMPT, tokens_max=8)]
+        wrong = []
+
+        def work():
+            for _ in range(3):
+                got = [t.id for t in self.engine.generate(PROMPT, tokens_max=8)]
+                if got != want:
+                    wrong.append(got)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(wrong, [])
+
+    def test_environment_is_seen(self):
+        os.environ["MOERING_HOST_BYTES_MAX"] = "123456789"
+        try:
+            self.assertEqual(moering.Engine.plan("mr:tiny").budget_bytes, 123456789)
+        finally:
+            del os.environ["MOERING_HOST_BYTES_MAX"]
+
+
+class Processes(Base):
+    def test_fork_is_an_error_and_not_a_deadlock(self):
+        session = self.engine.session()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                session.feed("func")
+            except moering.ForkError as error:
+                code = 0 if "spawn" in str(error) else 2
+            finally:
+                session.close()
+                os._exit(code)
+        deadline = time.time() + 20
+        while time.time() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, signal.SIGKILL)
+            self.fail("the child hangs")
+        self.assertEqual(status, 0)
+        session.close()
+
+    def test_spawn_works(self):
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=in_child, args=(queue,))
+        process.start()
+        got = queue.get(timeout=60)
+        process.join(60)
+        self.assertEqual(got, [t.id for t in self.engine.generate("func", tokens_max=4)])
+
+    def test_ctrl_c_ends_a_generation(self):
+        def interrupt():
+            time.sleep(0.15)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        started = time.time()
+        threading.Thread(target=interrupt).start()
+        with self.assertRaises(KeyboardInterrupt):
+            while True:
+                for _ in self.engine.generate(PROMPT, ignore_end=True):
+                    pass
+        self.assertLess(time.time() - started, 5)
+
+    def test_ctrl_c_ends_a_long_call(self):
+        """One call of a second or so on the slow device, ended in the middle."""
+        with moering.Engine("mr:tiny", device="ref", context_tokens_max=512) as slow:
+            session = slow.session()
+            started = time.time()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with self.assertRaises(KeyboardInterrupt):
+                session.feed([i % 2000 for i in range(500)])
+            ended = time.time() - started
+            session.truncate(0)
+            started = time.time()
+            session.feed([i % 2000 for i in range(500)])
+            whole = time.time() - started
+            session.close()
+        self.assertLess(ended, 0.2 + whole / 2, f"the call alone takes {whole:.2f} s")
+
+    def test_a_handler_that_raises_nothing_does_not_disturb(self):
+        want = [t.id for t in self.engine.generate(PROMPT, tokens_max=40, ignore_end=True)]
+        seen = []
+        before = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        try:
+            got = [t.id for t in self.engine.generate(PROMPT, tokens_max=40, ignore_end=True)]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        self.assertEqual(got, want)
+        self.assertGreater(len(seen), 0)
+
+    def test_nothing_is_written(self):
+        script = (
+            "import moering\n"
+            "with moering.Engine('mr:tiny') as e: list(e.batch(['a', 'b'], tokens_max=2))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, b"", b""))
+
+
+if __name__ == "__main__":
+    unittest.main()
