@@ -108,16 +108,15 @@ func (d *Device) prepare(o Options) error {
 	}
 	limit := max(int64(free)-reserveBytes, 0)
 	switch {
-	case o.MemoryBytes < 0 || o.MemoryBytes > int64(total):
-		return fmt.Errorf("%w: cuda: a limit of %d bytes on a device of %d", kernels.ErrDevice,
-			o.MemoryBytes, int64(total))
+	case o.MemoryBytes < 0 || o.MemoryBytes > int64(free):
+		return fmt.Errorf("%w: cuda: %d bytes of device memory are wanted, %d of %d are free",
+			kernels.ErrDevice, o.MemoryBytes, int64(free), int64(total))
 	case o.MemoryBytes > 0:
 		limit = o.MemoryBytes
 	}
 	if limit == 0 {
-		return fmt.Errorf("%w: cuda: %d of %d bytes of device memory are free, more than %d are "+
-			"needed: end other programs on the GPU (nvidia-smi)", kernels.ErrDevice, int64(free),
-			int64(total), int64(reserveBytes))
+		return fmt.Errorf("%w: cuda: %d of %d bytes of device memory are free, too few: end other "+
+			"programs on the GPU (nvidia-smi)", kernels.ErrDevice, int64(free), int64(total))
 	}
 	var reach C.int
 	if r := C.device_attribute(d.driver.c, d.ordinal, C.A_HOST_POINTER, &reach); r != 0 {

@@ -9,8 +9,8 @@ type Options struct {
 	Device string
 	// Library is the driver's library; "" means libcuda.so.1. Tests name the stand-in here.
 	Library string
-	// MemoryBytes bounds the device memory that Alloc gives; 0 takes what is free at Open, less
-	// reserveBytes.
+	// MemoryBytes bounds the device memory that Alloc gives, streams' own scratch memory included; 0
+	// takes what is free at Open, less what the driver itself needs.
 	MemoryBytes int64
 	// HalfActivations rounds the activations of products with F16 and BF16 weights to bfloat16, except
 	// in ops that are Exact: three times fewer products for the tensor cores, and the accuracy with

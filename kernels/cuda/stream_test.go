@@ -91,41 +91,42 @@ func TestAMarkWaitsForNothingLater(t *testing.T) {
 	first := a.Record()
 	a.Wait(held)
 	second := a.Record()
-	within(t, "a mark before a wait", first)
+	p.within("a mark before a wait", first)
 	if second.Done() {
 		t.Error("a mark behind a wait is done")
 	}
 	p.ask("set hold 0")
-	within(t, "a mark behind a wait", second)
+	p.within("a mark behind a wait", second)
 
 	a.Copy(m.All(), h.All())
 	third := a.Record()
 	b.Wait(third) // not handed over yet
-	within(t, "a mark", third)
+	p.within("a mark", third)
 	p.ask("set hold %d", firstStream) // a
 	for range 3 {
 		a.Copy(m.All(), h.All())
 		a.Record()
 	}
 	b.Copy(other.All(), hb.All())
-	within(t, "what waited for the third mark", b.Record())
+	p.within("what waited for the third mark", b.Record())
 	p.ask("set hold 0")
 	if err := errors.Join(a.Sync(), b.Sync()); err != nil {
 		t.Error(err)
 	}
 }
 
-// within waits for an event that must come soon.
-func within(t *testing.T, what string, e kernels.Event) {
-	t.Helper()
+// within waits for an event that must come soon, though a stream is held.
+func (p *standIn) within(what string, e kernels.Event) {
+	p.t.Helper()
 	const patience = 20 * time.Second
 	for end := time.Now().Add(patience); !e.Done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s does not come", what)
+			p.ask("set hold 0") // or closing would wait for ever
+			p.t.Fatalf("%s does not come", what)
 		}
 	}
 	if err := e.Wait(); err != nil {
-		t.Errorf("%s: %v", what, err)
+		p.t.Errorf("%s: %v", what, err)
 	}
 }
 
