@@ -1,0 +1,89 @@
+package tests
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// python finds an interpreter; MOERING_PYTHON names one with NumPy, tqdm, Ray and LangChain, without
+// which their tests are left out.
+func python(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{os.Getenv("MOERING_PYTHON"), "python3"} {
+		if bin, err := exec.LookPath(name); name != "" && err == nil {
+			old := exec.Command(bin, "-c", "import sys; sys.exit(sys.version_info < (3, 9))")
+			if old.Run() == nil {
+				return bin
+			}
+		}
+	}
+	t.Skip("needs Python 3.9 or later")
+	return ""
+}
+
+// pythonEnv lets Python find the package in the source tree, and the library that was built.
+func pythonEnv(c clib) []string {
+	return append(os.Environ(), "PYTHONPATH=../bindings/python",
+		"MOERING_LIBRARY="+filepath.Join(c.lib(), "libmoering.so"), "PYTHONDONTWRITEBYTECODE=1")
+}
+
+// The Python package's own tests: generation, sessions, misuse, processes and signals, examples.
+func TestPythonPackage(t *testing.T) {
+	c, bin := needLibrary(t), python(t)
+	cmd := exec.Command(bin, "-m", "unittest", "discover", "-s", "../bindings/python/tests")
+	cmd.Env = pythonEnv(c)
+	if os.Getenv("MOERING_RAY_ROWS") == "" {
+		cmd.Args = append(cmd.Args, "-p", "test_[!r]*.py") // a cluster takes a minute to start
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The wheel installs into a fresh environment, and the example there writes what the command line
+// writes, with no Go and no other library in reach.
+func TestWheelInFreshEnvironment(t *testing.T) {
+	c, bin := needLibrary(t), python(t)
+	if _, err := exec.LookPath("readelf"); err != nil {
+		t.Skip("needs readelf")
+	}
+	dir := t.TempDir()
+	venv := exec.Command(bin, "-m", "venv", filepath.Join(dir, "venv"))
+	if out, err := venv.CombinedOutput(); err != nil {
+		t.Skipf("no virtual environment can be made: %v\n%s", err, out)
+	}
+	shared := filepath.Join(c.lib(), "libmoering.so")
+	wheel := strings.TrimSpace(string(run(t, exec.Command(bin, "../bindings/python/wheel.py", shared,
+		dir))))
+	again := strings.TrimSpace(string(run(t, exec.Command(bin, "../bindings/python/wheel.py", shared,
+		filepath.Join(dir, "again")))))
+	if a, b := read(t, wheel), read(t, again); a != b || len(a) < 1<<20 {
+		t.Errorf("two wheels of the same inputs differ: %d and %d bytes", len(a), len(b))
+	}
+	fresh := filepath.Join(dir, "venv", "bin", "python")
+	run(t, exec.Command(fresh, "-m", "pip", "install", "--quiet", "--no-index",
+		"--disable-pip-version-check", wheel))
+	const prompt, seed = "package main\n\nimport (", "11"
+	cmd := exec.Command(fresh, "../docs/examples/python/generate.py", "mr:tiny", prompt, seed)
+	cmd.Env = []string{"PATH=/nowhere"}
+	got := string(run(t, cmd))
+	moering := filepath.Join(dir, "moering")
+	run(t, exec.Command("go", "build", "-o", moering, "../cmd/moering"))
+	want := string(run(t, exec.Command(moering, "run", "-m", tinyModel, "--context=512", "-n", "64",
+		"--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
+	if got != strings.TrimSuffix(want, "\n") || len(got) < 50 {
+		t.Errorf("%q, the command line %q", got, want)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
