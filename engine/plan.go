@@ -81,6 +81,7 @@ func (e *Engine) needs(chunk int) needs {
 	n.work, n.hostWork = forward.WorkBytes(m, chunk)
 	if info := e.device.Info(); !info.Unified {
 		n.unified = false
+		n.work += forward.DeviceScratchBytes(m, chunk, o.Context)
 		n.hostSection, n.hostDense = n.section, n.dense
 		n.section = weights.DeviceSectionBytes(n.experts)
 		n.dense = weights.DeviceSectionBytes(n.layers)

@@ -72,6 +72,24 @@ func WorkBytes(m *arch.Model, chunk int) (all, host int64) {
 	return all + int64(chunk)*(width*6+int64(m.Dim)*4), host
 }
 
+// DeviceScratchBytes is what the ops of a pass take more on a device with memory of its own, whose
+// kernels hand values through it: activations in up to three 16-bit pieces, hidden rows of experts with
+// them, and partial results of attention; with a quarter for growth.
+func DeviceScratchBytes(m *arch.Model, chunk, context int) int64 {
+	const pieces, hidden = 3 * 2, 2*4 + 3*2 // bytes a value
+	rows := int64(chunk)
+	width := int64(max(m.ExpertWidth*m.TopK, m.DenseWidth, m.SharedWidth))
+	products := rows * (int64(max(m.Dim, m.Heads*m.HeadDim))*pieces + width*hidden)
+	attention := min(partsMax, rows*int64(m.Heads)*int64(context/partTokens+1)*int64(m.HeadDim+2)*4)
+	return max(products, attention)*5/4 + scratchRound
+}
+
+const (
+	scratchRound = 2 << 20
+	partsMax     = 32 << 20 // of attention's partial results
+	partTokens   = 64       // positions of a part, at least
+)
+
 // allocate makes the buffers.
 func (f *Forward) allocate(d kernels.Device) error {
 	f.unified = d.Info().Unified
