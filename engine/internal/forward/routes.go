@@ -26,7 +26,7 @@ func (r *routes) init(chunk int, m *arch.Model) {
 
 // build sorts the router's choices (rows, topK) by expert, stably: a counting sort.
 func (r *routes) build(ids []int32, m *arch.Model, layer int) {
-	r.base = m.ExpertAt(layer, 0)
+	r.base, r.one = m.ExpertAt(layer, 0), nil
 	clear(r.start)
 	for _, id := range ids {
 		r.start[id+1]++
@@ -48,15 +48,14 @@ func (r *routes) build(ids []int32, m *arch.Model, layer int) {
 	r.start[0] = 0
 }
 
-// everyone routes all rows to the layer's only group, groups[0].
-func (r *routes) everyone(rows []int32) {
-	r.base = r.groups[0]
-	r.start[0], r.start[1] = 0, int32(len(rows))
-	copy(r.rows, rows)
-	copy(r.slots, rows)
-}
+// everyone routes all rows to the layer's only group, groups[0]. The rows must not change: kernels of
+// earlier layers may still read them.
+func (r *routes) everyone(rows []int32) { r.one = rows }
 
 func (r *routes) of(group int) (rows, slots []int32) {
+	if r.one != nil {
+		return r.one, r.one
+	}
 	a, b := r.start[group-r.base], r.start[group-r.base+1]
 	return r.rows[a:b], r.slots[a:b]
 }
