@@ -14,6 +14,7 @@ type routes struct {
 	rows   []int32
 	slots  []int32
 	list   []kernels.Expert
+	one    []int32 // not nil: every row goes to the only group
 }
 
 func (r *routes) init(chunk int, m *arch.Model) {
