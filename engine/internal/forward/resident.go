@@ -92,6 +92,9 @@ func Load(d kernels.Device, m *arch.Model, r reader.Reader, i *store.Integrity,
 	progress func(done, total int64)) (_ *Resident, err error) {
 	res := &Resident{Layers: make([]Layer, len(m.Layers))}
 	defer func() {
+		if errors.Is(err, reader.ErrStranded) {
+			return // the disk may still write to the memory: it is lost
+		}
 		err = errors.Join(err, res.unstage())
 		if err != nil {
 			err = errors.Join(err, res.Close())
