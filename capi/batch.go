@@ -20,8 +20,8 @@ type batch struct {
 }
 
 //export mri_batch_open
-func mri_batch_open(out *C.uint64_t, handle C.uint64_t, o *C.mr_session_options, parallel C.uint32_t,
-	f *C.mri_failure) C.mr_status {
+func mri_batch_open(out *C.uint64_t, handle C.uint64_t, o *C.mr_session_options,
+	parallel C.uint32_t, f *C.mri_failure) C.mr_status {
 	return withEngine(f, handle, func(e *core.Engine) error {
 		options, err := sampling(o)
 		if err != nil {
@@ -52,7 +52,8 @@ func onBatch(f *C.mri_failure, handle C.uint64_t, work func(*batch) error) C.mr_
 }
 
 //export mri_batch_submit
-func mri_batch_submit(handle, id C.uint64_t, p *C.char, size C.size_t, f *C.mri_failure) C.mr_status {
+func mri_batch_submit(handle, id C.uint64_t, p *C.char, size C.size_t, f *C.mri_failure,
+) C.mr_status {
 	return onBatch(f, handle, func(b *batch) error {
 		t, err := text(p, size)
 		if err != nil {

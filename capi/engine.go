@@ -159,8 +159,8 @@ func mri_engine_plan(handle C.uint64_t, out *C.mr_plan, f *C.mri_failure) C.mr_s
 func giveInfo(out *C.mr_model_info, i engine.Info) {
 	out.layers, out.dim, out.vocabulary = C.uint32_t(i.Layers), C.uint32_t(i.Dim),
 		C.uint32_t(i.Vocabulary)
-	out.context_tokens, out.experts, out.experts_used = C.uint32_t(i.Context), C.uint32_t(i.Experts),
-		C.uint32_t(i.ExpertsUsed)
+	out.context_tokens = C.uint32_t(i.Context)
+	out.experts, out.experts_used = C.uint32_t(i.Experts), C.uint32_t(i.ExpertsUsed)
 	out.chat_template = 0
 	if i.ChatTemplate {
 		out.chat_template = 1
@@ -196,7 +196,8 @@ func mri_engine_stats(handle C.uint64_t, out *C.mr_stats, f *C.mri_failure) C.mr
 		out.passes, out.prefill_tokens, out.decode_tokens = C.uint64_t(s.Passes),
 			C.uint64_t(s.PrefillTokens), C.uint64_t(s.DecodeTokens)
 		out.bytes_read, out.reads = C.uint64_t(s.BytesRead), C.uint64_t(s.Reads)
-		out.hits, out.late, out.misses = C.uint64_t(s.Hits), C.uint64_t(s.Late), C.uint64_t(s.Misses)
+		out.hits, out.late = C.uint64_t(s.Hits), C.uint64_t(s.Late)
+		out.misses = C.uint64_t(s.Misses)
 		out.prefetched, out.prefetch_useful = C.uint64_t(s.Prefetched), C.uint64_t(s.PrefetchUseful)
 		out.wait_ns, out.busy_ns = C.uint64_t(s.Wait), C.uint64_t(s.Busy)
 		out.memory_peak_bytes = C.uint64_t(s.PeakMemory)
@@ -205,8 +206,8 @@ func mri_engine_stats(handle C.uint64_t, out *C.mr_stats, f *C.mri_failure) C.mr
 }
 
 //export mri_engine_encode
-func mri_engine_encode(handle C.uint64_t, p *C.char, size C.size_t, flags C.uint32_t, ids *C.int32_t,
-	capacity C.size_t, count *C.size_t, f *C.mri_failure) C.mr_status {
+func mri_engine_encode(handle C.uint64_t, p *C.char, size C.size_t, flags C.uint32_t,
+	ids *C.int32_t, capacity C.size_t, count *C.size_t, f *C.mri_failure) C.mr_status {
 	return withEngine(f, handle, func(e *core.Engine) error {
 		if flags > C.MR_ENCODE_ADD_SPECIAL|C.MR_ENCODE_PARSE_SPECIAL {
 			return fmt.Errorf("%w: flags %#x", engine.ErrUsage, uint32(flags))

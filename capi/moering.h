@@ -19,28 +19,30 @@
  *           mr_last_error() describes it, for this thread, until this thread's next mr_ call that
  *           returns mr_status.
  * Order     A constructor's **out comes first; elsewhere: handle, inputs, outputs.
- * Ownership A `**out` handle is the caller's, freed by the matching _close; on failure *out is NULL.
- *           Handles close in any order: an engine lives until its sessions and batches are gone. A
- *           pointer that a call gives out is borrowed until the next call on the same handle, unless
- *           it says otherwise. Where a call fills the caller's buffer, *count_out (or *size_out) is
- *           what the whole takes; if that is more than the capacity, the call returns MR_ELIMIT
- *           and the buffer holds nothing of use. A NULL buffer with a capacity of 0 asks for the size.
+ * Ownership A `**out` handle is the caller's, freed by the matching _close; on failure *out is
+ *           NULL. Handles close in any order: an engine lives until its sessions and batches are
+ *           gone. A pointer that a call gives out is borrowed until the next call on the same
+ *           handle, unless it says otherwise. Where a call fills the caller's buffer, *count_out
+ *           (or *size_out) is what the whole takes; if that is more than the capacity, the call
+ *           returns MR_ELIMIT and the buffer holds nothing of use. A NULL buffer with a capacity
+ *           of 0 asks for the size.
  * Handles   are numbers in a pointer's clothes: not to be dereferenced. One that is closed, or of
  *           another kind, is refused with MR_ECLOSED.
- * Threads   mr_engine: any thread, concurrently. mr_session and mr_batch: one thread at a time, any;
- *           a second one is refused with MR_EBUSY. The _cancel and _close calls are for any thread at
- *           any time; _close ends the call that is running, which returns MR_ECLOSED.
- * Process   Loading starts a Go runtime. After fork() without exec every call in the child is refused
- *           with MR_EFORK. dlclose() does not unload. Signal handlers are to be installed with
- *           SA_ONSTACK. The library writes to stdout and stderr never, installs no signal handler of
- *           its own beyond the Go runtime's, and reads the environment with getenv() at
- *           mr_engine_open: MOERING_DEVICE, MOERING_THREADS and MOERING_HOST_BYTES_MAX stand in for
- *           options that are 0 or NULL.
+ * Threads   mr_engine: any thread, concurrently. mr_session and mr_batch: one thread at a time,
+ *           any; a second one is refused with MR_EBUSY. The _cancel and _close calls are for any
+ *           thread at any time; _close ends the call that is running, which returns MR_ECLOSED.
+ * Process   Loading starts a Go runtime. After fork() without exec every call in the child is
+ *           refused with MR_EFORK. dlclose() does not unload. Signal handlers are to be installed
+ *           with SA_ONSTACK. The library writes to stdout and stderr never, installs no signal
+ *           handler of its own beyond the Go runtime's, and reads the environment with getenv() at
+ *           mr_engine_open: MOERING_DEVICE, MOERING_THREADS and MOERING_HOST_BYTES_MAX stand in
+ *           for options that are 0 or NULL.
  * Text      UTF-8 throughout. Sizes are in bytes and do not count a NUL; text that is given out is
  *           followed by one all the same.
  * Versions  MINOR grows with additions, MAJOR with breaks (before 1.0: MINOR too); all in
  *           docs/capi-changes.md. Structs with struct_size grow at their end; the library takes
- *           shorter ones from older programs, and longer ones as long as what it does not know is 0. */
+ *           shorter ones from older programs, and longer ones as long as what it does not know is
+ *           0. */
 #ifndef MOERING_H
 #define MOERING_H
 #include <stddef.h>
@@ -100,17 +102,18 @@ typedef struct mr_engine mr_engine;   /* an open model and its memory */
 typedef struct mr_session mr_session; /* one sequence: KV cache, sampler, position */
 typedef struct mr_batch mr_batch;     /* many prompts, generated for side by side */
 
-/* Log lines, on any thread, one at a time; no mr_ calls inside. The message is valid during the call. */
+/* Log lines, on any thread, one at a time; no mr_ calls inside. The message is valid during the
+ * call. */
 typedef void (*mr_log_fn)(void *user, int32_t level, const char *message);
 enum { MR_LOG_DEBUG = -4, MR_LOG_INFO = 0, MR_LOG_WARN = 4, MR_LOG_ERROR = 8 };
 
-/* Called on the thread of a call that blocks, 50 times a second or so. done and total say how far the
- * call is: bytes of mr_engine_open, 0 and 0 where that is unknown. A result other than 0 cancels the
- * call, which returns MR_ECANCELED. Inside, no mr_ call but _cancel. */
+/* Called on the thread of a call that blocks, 50 times a second or so. done and total say how
+ * far the call is: bytes of mr_engine_open, 0 and 0 where that is unknown. A result other than 0
+ * cancels the call, which returns MR_ECANCELED. Inside, no mr_ call but _cancel. */
 typedef int32_t (*mr_poll_fn)(void *user, uint64_t done, uint64_t total);
 
-/* A ready-made mr_poll_fn: cancels while the int32_t that user points to is not 0. Any thread may set
- * it. */
+/* A ready-made mr_poll_fn: cancels while the int32_t that user points to is not 0. Any thread
+ * may set it. */
 MR_API int32_t mr_poll_flag(void *user, uint64_t done, uint64_t total);
 
 enum { MR_AUTO = 0, MR_ON = 1, MR_OFF = 2 };
@@ -119,9 +122,9 @@ enum { MR_AUTO = 0, MR_ON = 1, MR_OFF = 2 };
 typedef struct mr_engine_options {
     uint32_t struct_size;        /* sizeof(mr_engine_options) as the caller compiled it */
     int32_t threads;             /* that compute; default: one a processor */
-    uint64_t host_bytes_max;     /* all the engine holds in RAM; default: 3/4 of what is available */
+    uint64_t host_bytes_max;     /* all that is held in RAM; default: 3/4 of what is available */
     uint64_t device_bytes_max;   /* on a device with memory of its own; default: chosen */
-    const char *device;          /* "cpu", "cuda", "ref" (slow, float64); default: the best there is */
+    const char *device;          /* "cpu", "cuda", "ref" (slow, float64); default: the best */
     uint32_t context_tokens_max; /* longest sequence; default: the model's, but at most 4096 */
     uint32_t sequences_max;      /* sessions open at once; default: 8 */
     uint32_t chunk_tokens_max;   /* tokens of a pass; default: chosen from the budget */
@@ -138,8 +141,8 @@ typedef struct mr_engine_options {
     void *poll_user;
 } mr_engine_options;
 #define MR_ENGINE_OPTIONS_INIT \
-    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, \
-      NULL }
+    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
+      NULL, NULL }
 
 typedef struct mr_model_info {
     uint32_t struct_size;
@@ -202,13 +205,14 @@ typedef struct mr_stats { /* counters since mr_engine_open */
 
 /* Opens a GGUF file, a Hugging Face directory, or the model that is part of the library, "mr:tiny".
  * options may be NULL. poll can cancel it. */
-MR_API mr_status mr_engine_open(mr_engine **out, const char *path, const mr_engine_options *options);
+MR_API mr_status mr_engine_open(mr_engine **out, const char *path,
+                                const mr_engine_options *options);
 /* NULL and a closed handle are no-ops. Memory is freed when sessions and batches are closed too. */
 MR_API void mr_engine_close(mr_engine *engine);
 /* Ends the calls that are running on the engine itself; sessions and batches go on. */
 MR_API void mr_engine_cancel(mr_engine *engine);
-/* What mr_engine_open would do, without reading weights. info_out and plan_out may be NULL. A budget
- * that is too small is no failure: compare budget_bytes with least_bytes. */
+/* What mr_engine_open would do, without reading weights. info_out and plan_out may be NULL. A
+ * budget that is too small is no failure: compare budget_bytes with least_bytes. */
 MR_API mr_status mr_plan_make(const char *path, const mr_engine_options *options,
                               mr_model_info *info_out, mr_plan *plan_out);
 MR_API mr_status mr_engine_info(mr_engine *engine, mr_model_info *out);
@@ -241,8 +245,9 @@ typedef struct mr_message { /* never grows */
     const char *role;       /* "system", "user", "assistant" */
     const char *content;
 } mr_message;
-/* A conversation by the model's chat template, with the header of the answer at its end: as text, or
- * as tokens. MR_EUNSUPPORTED where the model ships no template, or one that is not understood. */
+/* A conversation by the model's chat template, with the header of the answer at its end: as
+ * text, or as tokens. MR_EUNSUPPORTED where the model ships no template, or one that is not
+ * understood. */
 MR_API mr_status mr_engine_chat_text(mr_engine *engine, const mr_message *messages,
                                      size_t messages_count, char *text, size_t text_capacity,
                                      size_t *text_size_out);
@@ -288,7 +293,7 @@ typedef struct mr_token {
     int32_t id;
     const char *text; /* complete UTF-8; empty while a character is incomplete */
     size_t text_size;
-    const mr_token_prob *alternatives; /* the most likely tokens, best first, as many as logprobs asks */
+    const mr_token_prob *alternatives; /* as many as logprobs asks for, best first */
     size_t alternatives_count;
     float logprob;  /* of this token; only with logprobs */
     int32_t finish; /* MR_FINISH_; not 0 on the last token */
@@ -300,15 +305,16 @@ MR_API mr_status mr_session_open(mr_session **out, mr_engine *engine,
                                  const mr_session_options *options);
 /* NULL and a closed handle are no-ops. Ends a running call and waits for it. */
 MR_API void mr_session_close(mr_session *session);
-/* The running call returns MR_ECANCELED after the layer that it is in; without one nothing happens. */
+/* The running call returns MR_ECANCELED after the layer that it is in; without one nothing
+ * happens. */
 MR_API void mr_session_cancel(mr_session *session);
 /* New options for what is generated from here on. */
 MR_API mr_status mr_session_configure(mr_session *session, const mr_session_options *options);
 
-/* Appends text or tokens to the context and computes them. In an empty session the model's begin token
- * comes first, and special tokens in the text are recognised. The next token begins a new generation:
- * tokens_max, stop and seed count from there. After MR_ECANCELED what was computed stays
- * (mr_session_length). */
+/* Appends text or tokens to the context and computes them. In an empty session the model's begin
+ * token comes first, and special tokens in the text are recognised. The next token begins a new
+ * generation: tokens_max, stop and seed count from there. After MR_ECANCELED what was computed
+ * stays (mr_session_length). */
 MR_API mr_status mr_session_feed(mr_session *session, const char *text, size_t text_size);
 MR_API mr_status mr_session_feed_tokens(mr_session *session, const int32_t *ids, size_t ids_count);
 /* As feed_tokens, and logprobs[i] is the log-probability of ids[i] after all before it; NaN where
@@ -316,8 +322,8 @@ MR_API mr_status mr_session_feed_tokens(mr_session *session, const int32_t *ids,
 MR_API mr_status mr_session_score(mr_session *session, const int32_t *ids, size_t ids_count,
                                   float *logprobs);
 
-/* The next token's text; MR_END when there is none. The token joins the context at the next call that
- * needs it there; one that ended the text (MR_FINISH_STOP) does not. */
+/* The next token's text; MR_END when there is none. The token joins the context at the next call
+ * that needs it there; one that ended the text (MR_FINISH_STOP) does not. */
 MR_API mr_status mr_session_next(mr_session *session, const char **text_out, size_t *text_size_out);
 /* All about the token that mr_session_next gave last. Its pointers are borrowed as that text is. */
 MR_API mr_status mr_session_token(mr_session *session, mr_token *out);
@@ -326,23 +332,26 @@ MR_API mr_status mr_session_token(mr_session *session, mr_token *out);
 MR_API mr_status mr_session_length(mr_session *session, size_t *count_out);
 MR_API mr_status mr_session_tokens(mr_session *session, int32_t *ids, size_t ids_capacity,
                                    size_t *ids_count_out);
-/* The model's output after the context's last token: vocabulary floats, borrowed; those of which the
- * last token of mr_session_next was chosen. MR_EINVAL after a truncation, when they are not known. */
-MR_API mr_status mr_session_logits(mr_session *session, const float **logits_out, size_t *count_out);
+/* The model's output after the context's last token: vocabulary floats, borrowed; those of which
+ * the last token of mr_session_next was chosen. MR_EINVAL after a truncation, when they are not
+ * known. */
+MR_API mr_status mr_session_logits(mr_session *session, const float **logits_out,
+                                   size_t *count_out);
 /* The count most likely tokens by these logits, best first; *count_out is how many there are. */
 MR_API mr_status mr_session_top(mr_session *session, mr_token_prob *top, size_t count,
                                 size_t *count_out);
 /* Forgets all tokens from position count on. */
 MR_API mr_status mr_session_truncate(mr_session *session, size_t count);
-/* A session with the same context and options, whose KV cache is shared until one of them goes on. */
+/* A session with the same context and options, whose KV cache is shared until one of them goes
+ * on. */
 MR_API mr_status mr_session_fork(mr_session **out, mr_session *session);
 
 /* Gives 0, or not 0 for failure. */
 typedef int32_t (*mr_write_fn)(void *user, const void *data, size_t data_size);
 /* Gives the bytes read, at most capacity; 0 at the end; < 0 for failure. */
 typedef int64_t (*mr_read_fn)(void *user, void *data, size_t data_capacity);
-/* Tokens, KV cache and logits, so that a restored session continues to the bit on this model; not the
- * sampler. A file is there complete or not at all. Callbacks run on this thread. */
+/* Tokens, KV cache and logits, so that a restored session continues to the bit on this model;
+ * not the sampler. A file is there complete or not at all. Callbacks run on this thread. */
 MR_API mr_status mr_session_save(mr_session *session, const char *path);
 MR_API mr_status mr_session_save_to(mr_session *session, mr_write_fn write, void *user);
 /* Replaces the context. After a failure it is empty. MR_EFORMAT for a state of another model. */
@@ -365,8 +374,8 @@ typedef struct mr_result {
 } mr_result;
 #define MR_RESULT_INIT { sizeof(mr_result), 0, 0, NULL, 0, NULL, 0, NULL, 0, 0 }
 
-/* Sessions of its own: parallel, or all that are free if that is 0. A result depends on its prompt and
- * the options alone, seed included. options may be NULL. */
+/* Sessions of its own: parallel, or all that are free if that is 0. A result depends on its
+ * prompt and the options alone, seed included. options may be NULL. */
 MR_API mr_status mr_batch_open(mr_batch **out, mr_engine *engine, const mr_session_options *options,
                                uint32_t parallel);
 /* Queues a prompt, and never blocks; MR_AGAIN when the queue is full. */

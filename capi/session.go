@@ -32,8 +32,9 @@ type session struct {
 func sampling(o *C.mr_session_options) (engine.Sampling, error) {
 	out := engine.Sampling{Temperature: float32(o.temperature), TopK: int(o.top_k),
 		TopP: float32(o.top_p), MinP: float32(o.min_p),
-		RepetitionPenalty: float32(o.repetition_penalty), RepetitionWindow: int(o.repetition_window),
-		Seed: uint64(o.seed), MaxTokens: int(o.tokens_max), LogProbs: int(o.logprobs),
+		RepetitionPenalty: float32(o.repetition_penalty),
+		RepetitionWindow:  int(o.repetition_window),
+		Seed:              uint64(o.seed), MaxTokens: int(o.tokens_max), LogProbs: int(o.logprobs),
 		IgnoreEOS: o.ignore_end != 0}
 	if o.logprobs > logprobsMax {
 		return out, fmt.Errorf("%w: logprobs is %d, more than %d", engine.ErrUsage, int(o.logprobs),
@@ -108,7 +109,8 @@ func mri_session_cancel(handle C.uint64_t) {
 }
 
 // on runs work as the session's one call.
-func on(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session) error) C.mr_status {
+func on(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session) error,
+) C.mr_status {
 	return call(f, func() error {
 		s, err := library.sessions.Get(uint64(handle))
 		if err != nil {
@@ -119,7 +121,8 @@ func on(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session
 }
 
 //export mri_session_configure
-func mri_session_configure(handle C.uint64_t, o *C.mr_session_options, f *C.mri_failure) C.mr_status {
+func mri_session_configure(handle C.uint64_t, o *C.mr_session_options, f *C.mri_failure,
+) C.mr_status {
 	return on(f, handle, func(ctx context.Context, s *session) error {
 		options, err := sampling(o)
 		if err != nil {
@@ -169,7 +172,8 @@ func mri_session_score(handle C.uint64_t, p *C.int32_t, n C.size_t, logprobs *C.
 }
 
 //export mri_session_next
-func mri_session_next(handle C.uint64_t, out **C.char, size *C.size_t, f *C.mri_failure) C.mr_status {
+func mri_session_next(handle C.uint64_t, out **C.char, size *C.size_t, f *C.mri_failure,
+) C.mr_status {
 	return on(f, handle, func(ctx context.Context, s *session) error {
 		token, err := s.Next(ctx)
 		if err != nil {
@@ -247,8 +251,8 @@ func mri_session_logits(handle C.uint64_t, out **C.float, count *C.size_t, f *C.
 	return on(f, handle, func(_ context.Context, s *session) error {
 		logits := s.Inner().Logits()
 		if logits == nil {
-			return fmt.Errorf("%w: there are no logits: nothing was fed since the session began or was "+
-				"truncated", engine.ErrUsage)
+			return fmt.Errorf("%w: there are no logits: nothing was fed since the session began "+
+				"or was truncated", engine.ErrUsage)
 		}
 		p, err := lend(&s.logits, logits)
 		if err != nil {
@@ -306,7 +310,8 @@ func mri_session_restore(handle C.uint64_t, path *C.char, f *C.mri_failure) C.mr
 }
 
 // here is on for work that calls C back: it runs on the thread of the call.
-func here(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session) error) C.mr_status {
+func here(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session) error,
+) C.mr_status {
 	return call(f, func() error {
 		s, err := library.sessions.Get(uint64(handle))
 		if err != nil {

@@ -14,7 +14,7 @@
 
 /* ---- Process and thread ---------------------------------------------------------------------- */
 
-static atomic_int forked;        /* this process is a fork's child: the Go runtime has no threads here */
+static atomic_int forked; /* this process is a fork's child: the Go runtime has no threads here */
 static pthread_key_t failure_key;    /* frees a thread's failure at the thread's end */
 static atomic_int failure_key_ready; /* keys are few: there may be none */
 
@@ -110,8 +110,8 @@ static mr_status check_size(const void *versioned, const char *name)
 {
     uint32_t size = size_of(versioned);
     if (size < STRUCT_BYTES_LEAST || size > STRUCT_BYTES_MOST)
-        return fail(MR_EINVAL, "%s->struct_size is %u: begin with the MR_..._INIT of the struct", name,
-                    (unsigned)size);
+        return fail(MR_EINVAL, "%s->struct_size is %u: begin with the MR_..._INIT of the struct",
+                    name, (unsigned)size);
     return MR_OK;
 }
 
@@ -126,14 +126,16 @@ static mr_status take_struct(void *full, const void *options, const char *name)
     given = size_of(options);
     for (uint32_t i = known; i < given; i++)
         if (((const unsigned char *)options)[i] != 0)
-            return fail(MR_EINVAL, "%s is of a newer version than this library, and sets what it does "
-                                   "not know: byte %u of %u", name, (unsigned)i, (unsigned)given);
+            return fail(MR_EINVAL, "%s is of a newer version than this library, and sets what it "
+                                   "does not know: byte %u of %u", name, (unsigned)i,
+                        (unsigned)given);
     memcpy(full, options, given < known ? given : known);
     memcpy(full, &known, sizeof known);
     return MR_OK;
 }
 
-/* Copies full to the caller's struct, as much of it as that has, and zeros what full does not have. */
+/* Copies full to the caller's struct, as much of it as that has, and zeros what full does not
+ * have. */
 static void give_struct(void *out, const void *full)
 {
     uint32_t known = size_of(full), given = size_of(out);
@@ -363,7 +365,8 @@ mr_status mr_engine_token(mr_engine *engine, int32_t id, char *bytes, size_t byt
     REQUIRE(engine);
     REQUIRE_ARRAY(bytes, bytes_capacity);
     REQUIRE(bytes_size_out);
-    return mri_engine_token(number(engine), id, bytes, bytes_capacity, bytes_size_out, flags_out, f);
+    return mri_engine_token(number(engine), id, bytes, bytes_capacity, bytes_size_out, flags_out,
+                            f);
 }
 
 mr_status mr_engine_find_token(mr_engine *engine, const char *spelled, int32_t *id_out)
@@ -397,8 +400,9 @@ mr_status mr_engine_chat_text(mr_engine *engine, const mr_message *messages, siz
                                 text_capacity, text_size_out, f);
 }
 
-mr_status mr_engine_chat_tokens(mr_engine *engine, const mr_message *messages, size_t messages_count,
-                                int32_t *ids, size_t ids_capacity, size_t *ids_count_out)
+mr_status mr_engine_chat_tokens(mr_engine *engine, const mr_message *messages,
+                                size_t messages_count, int32_t *ids, size_t ids_capacity,
+                                size_t *ids_count_out)
 {
     BEGIN();
     REQUIRE(engine);
@@ -478,7 +482,8 @@ mr_status mr_session_feed_tokens(mr_session *session, const int32_t *ids, size_t
     return mri_session_feed_tokens(number(session), (int32_t *)ids, ids_count, f);
 }
 
-mr_status mr_session_score(mr_session *session, const int32_t *ids, size_t ids_count, float *logprobs)
+mr_status mr_session_score(mr_session *session, const int32_t *ids, size_t ids_count,
+                           float *logprobs)
 {
     BEGIN();
     REQUIRE(session);
@@ -634,8 +639,8 @@ void mr_batch_close(mr_batch *batch)
 }
 
 /* Submits as much as the queue takes, hands on one result, and so on to the end. */
-static mr_status run_batch(mr_batch *batch, const char *const *texts, const size_t *sizes, size_t count,
-                           mr_result_fn result, void *user)
+static mr_status run_batch(mr_batch *batch, const char *const *texts, const size_t *sizes,
+                           size_t count, mr_result_fn result, void *user)
 {
     size_t submitted = 0, done = 0;
     for (;;) {
@@ -655,8 +660,8 @@ static mr_status run_batch(mr_batch *batch, const char *const *texts, const size
         if (status != MR_OK)
             return status == MR_END ? MR_OK : status;
         if (result(user, &r, ++done, count) != 0)
-            return fail(MR_ECANCELED, "cancelled by the result callback after %zu of %zu prompts", done,
-                        count);
+            return fail(MR_ECANCELED, "cancelled by the result callback after %zu of %zu prompts",
+                        done, count);
     }
 }
 

@@ -1,5 +1,6 @@
-/* shim.h - between the C functions of moering.h (shim.c) and their Go side (*.go), which has the same
- * names with mri_ for mr_, handles as numbers, and a place for a failure as its last argument. */
+/* shim.h - between the C functions of moering.h (shim.c) and their Go side (*.go), which has the
+ * same names with mri_ for mr_, handles as numbers, and a place for a failure as its last
+ * argument. */
 #ifndef MOERING_SHIM_H
 #define MOERING_SHIM_H
 #include "moering.h"

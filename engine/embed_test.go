@@ -49,7 +49,8 @@ func TestEmbeddingIsTheStateBehindTheLogits(t *testing.T) {
 	row := make([]float32, dim)
 	rowBytes := int64(len(w.Data.Host())) / int64(w.Rows)
 	for r := range w.Rows {
-		if err := quant.Decode(w.Type, row, w.Data.Host()[int64(r)*rowBytes:][:rowBytes]); err != nil {
+		encoded := w.Data.Host()[int64(r)*rowBytes:][:rowBytes]
+		if err := quant.Decode(w.Type, row, encoded); err != nil {
 			t.Fatal(err)
 		}
 		var sum, norm float64
@@ -70,7 +71,8 @@ func TestEmbeddingIsTheStateBehindTheLogits(t *testing.T) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
-	if _, err := e.Embed(context.Background(), make([]int32, 65), PoolMean); !errors.Is(err, ErrContext) {
+	_, err := e.Embed(context.Background(), make([]int32, 65), PoolMean)
+	if !errors.Is(err, ErrContext) {
 		t.Errorf("longer than the context: %v", err)
 	}
 }

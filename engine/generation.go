@@ -19,7 +19,7 @@ type Generation struct {
 	sampler  *sample.Sampler
 	text     *detokenizer
 	presence presence
-	owed     []int32 // tokens that the next one needs in the context: the prompt, then the last token
+	owed     []int32 // what the next token needs in the context: the prompt, then the last one
 	last     [1]int32
 	count    int
 	ended    bool
@@ -53,7 +53,8 @@ func (g *Generation) Next(ctx context.Context) (Token, error) {
 	}
 	s := g.session
 	if len(s.logits) == 0 {
-		return Token{}, fmt.Errorf("%w: there is nothing to continue: the prompt is empty", ErrUsage)
+		return Token{}, fmt.Errorf("%w: there is nothing to continue: the prompt is empty",
+			ErrUsage)
 	}
 	id, err := g.sampler.Sample(s.logits, s.tokens)
 	if err != nil {

@@ -114,7 +114,9 @@ func (s *Session) Truncate(n int) error {
 }
 
 // Feed appends tokens to the context. After an error, those that were computed stay.
-func (s *Session) Feed(ctx context.Context, ids []int32) error { return s.feed(ctx, ids, false, nil) }
+func (s *Session) Feed(ctx context.Context, ids []int32) error {
+	return s.feed(ctx, ids, false, nil)
+}
 
 // Score appends tokens and calls each with the logits after every one of them, i counting from 0.
 // The logits are valid during the call; an error from each ends the scoring and is returned.

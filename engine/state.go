@@ -140,7 +140,8 @@ func (s *Session) verify(r io.Reader, sum xxh3.Uint128) error {
 	}
 	for i, id := range s.tokens {
 		if id < 0 || int(id) >= s.engine.model.Vocab {
-			return fmt.Errorf("%w: token %d of the state is %d, outside the vocabulary", ErrFormat, i, id)
+			return fmt.Errorf("%w: token %d of the state is %d, outside the vocabulary", ErrFormat,
+				i, id)
 		}
 	}
 	for i, v := range s.logits {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// python finds an interpreter; MOERING_PYTHON names one with NumPy, tqdm, Ray and LangChain, without
-// which their tests are left out.
+// python finds an interpreter; MOERING_PYTHON names one with NumPy, tqdm, Ray and LangChain,
+// without which their tests are left out.
 func python(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{os.Getenv("MOERING_PYTHON"), "python3"} {
@@ -56,10 +56,11 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 		t.Skipf("no virtual environment can be made: %v\n%s", err, out)
 	}
 	shared := filepath.Join(c.lib(), "libmoering.so")
-	wheel := strings.TrimSpace(string(run(t, exec.Command(bin, "../bindings/python/wheel.py", shared,
-		dir))))
-	again := strings.TrimSpace(string(run(t, exec.Command(bin, "../bindings/python/wheel.py", shared,
-		filepath.Join(dir, "again")))))
+	pack := func(dir string) string {
+		return strings.TrimSpace(string(run(t, exec.Command(bin, "../bindings/python/wheel.py",
+			shared, dir))))
+	}
+	wheel, again := pack(dir), pack(filepath.Join(dir, "again"))
 	if a, b := read(t, wheel), read(t, again); a != b || len(a) < 1<<20 {
 		t.Errorf("two wheels of the same inputs differ: %d and %d bytes", len(a), len(b))
 	}

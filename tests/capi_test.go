@@ -74,8 +74,9 @@ func needLibrary(t *testing.T) clib {
 func compile(t *testing.T, c clib, lib, source string, flags ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "program")
-	args := append([]string{"-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", source, "-o", bin,
-		"-I" + c.include(), "-L" + lib, "-Wl,-rpath," + lib, "-lmoering", "-lpthread"}, flags...)
+	args := append([]string{"-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", source,
+		"-o", bin, "-I" + c.include(), "-L" + lib, "-Wl,-rpath," + lib, "-lmoering", "-lpthread"},
+		flags...)
 	run(t, exec.Command("cc", args...))
 	return bin
 }
@@ -102,7 +103,8 @@ func TestHeaderIsCleanCAndCXX(t *testing.T) {
 		t.Fatalf("too few initialisers:\n%s", source)
 	}
 	dir := t.TempDir()
-	for _, c := range [][]string{{"cc", "header.c", "-std=c11"}, {"c++", "header.cc", "-std=c++17"}} {
+	for _, c := range [][]string{{"cc", "header.c", "-std=c11"},
+		{"c++", "header.cc", "-std=c++17"}} {
 		file := filepath.Join(dir, c[1])
 		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
 			t.Fatal(err)
@@ -111,8 +113,8 @@ func TestHeaderIsCleanCAndCXX(t *testing.T) {
 			t.Logf("%s is not here: its half of the test is left out", c[0])
 			continue
 		}
-		run(t, exec.Command(c[0], c[2], "-Wall", "-Wextra", "-pedantic", "-Werror", "-I../capi", "-c",
-			file, "-o", filepath.Join(dir, "out.o")))
+		run(t, exec.Command(c[0], c[2], "-Wall", "-Wextra", "-pedantic", "-Werror", "-I../capi",
+			"-c", file, "-o", filepath.Join(dir, "out.o")))
 	}
 }
 
@@ -137,7 +139,8 @@ func TestLibraryExportsTheHeader(t *testing.T) {
 	c := needLibrary(t)
 	shared := filepath.Join(c.lib(), "libmoering.so")
 	var exported []string
-	for line := range strings.Lines(string(run(t, exec.Command("nm", "-D", "--defined-only", shared)))) {
+	list := string(run(t, exec.Command("nm", "-D", "--defined-only", shared)))
+	for line := range strings.Lines(list) {
 		f := strings.Fields(line)
 		if name, _, _ := strings.Cut(f[2], "@"); f[1] != "A" {
 			exported = append(exported, name)
@@ -168,8 +171,8 @@ func TestExamplesWriteTheSameText(t *testing.T) {
 		run(t, exec.Command("go", "build", "-o", bin, name))
 		return bin
 	}
-	want := string(run(t, exec.Command(build("../cmd/moering"), "run", "-m", tinyModel, "--context=512",
-		"-n", "64", "--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
+	want := string(run(t, exec.Command(build("../cmd/moering"), "run", "-m", tinyModel,
+		"--context=512", "-n", "64", "--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
 	want = strings.TrimSuffix(want, "\n") // the command line ends its line
 	programs := map[string]string{"Go": build("../docs/examples/go"),
 		"C": compile(t, c, c.lib(), "../docs/examples/c/generate.c"),
@@ -203,8 +206,9 @@ func symbolic(t *testing.T, flags string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o", filepath.Join(dir, "libmoering.so"),
-		"-ldflags=-w -extldflags '-Wl,-soname,libmoering.so -Wl,--version-script="+exports+"'", "../capi")
+	linked := "-w -extldflags '-Wl,-soname,libmoering.so -Wl,--version-script=" + exports + "'"
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o",
+		filepath.Join(dir, "libmoering.so"), "-ldflags="+linked, "../capi")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if flags != "" {
 		cmd.Env = append(cmd.Env, "CGO_CFLAGS=-g -O1 "+flags, "CGO_LDFLAGS="+flags)

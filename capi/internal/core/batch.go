@@ -53,8 +53,8 @@ func (e *Engine) NewBatch(o engine.Sampling, parallel int) (*Batch, error) {
 		return nil, err
 	}
 	if parallel < 0 || parallel > e.Options().Sequences {
-		return nil, fmt.Errorf("%w: %d sequences at once, of %d that the engine has", engine.ErrUsage,
-			parallel, e.Options().Sequences)
+		return nil, fmt.Errorf("%w: %d sequences at once, of %d that the engine has",
+			engine.ErrUsage, parallel, e.Options().Sequences)
 	}
 	if err := e.Hold(); err != nil {
 		return nil, err

@@ -53,7 +53,9 @@ func newSession(e *Engine, inner *engine.Session, o engine.Sampling) *Session {
 }
 
 // Do runs a call on the session. A second one at the same time fails with ErrBusy.
-func (s *Session) Do(work func(ctx context.Context) error) error { return s.do(s.engine.poll, work) }
+func (s *Session) Do(work func(ctx context.Context) error) error {
+	return s.do(s.engine.poll, work)
+}
 
 // DoHere is Do on the calling goroutine, without polling.
 func (s *Session) DoHere(work func(ctx context.Context) error) error { return s.do(nil, work) }

@@ -64,7 +64,8 @@ func (t *Table[T]) Add(v T) (uint64, error) {
 	s := &t.slots[i]
 	s.generation = s.generation%generationMax + 1
 	s.used, s.value = true, v
-	return handleMark | s.generation<<(slotBits+kindBits) | uint64(t.kind)<<slotBits | uint64(i), nil
+	handle := s.generation<<(slotBits+kindBits) | uint64(t.kind)<<slotBits | uint64(i)
+	return handleMark | handle, nil
 }
 
 // Get returns the value of a handle, or an error that wraps ErrHandle.
