@@ -61,7 +61,8 @@ type BatchOptions struct {
 
 	// Report is an HTML file that is written when the job ends.
 	Report string
-	// Progress, if set, is called before the first pass and after each one, by one goroutine.
+	// Progress, if set, is called before the first pass and after each one, by one goroutine. It must
+	// not close the engine, which waits for the job.
 	Progress func(BatchProgress)
 }
 
@@ -214,6 +215,10 @@ func (p *batchJob) close() error {
 
 // run computes what is not finished, and puts the output in place.
 func (p *batchJob) run(ctx context.Context, e *Engine) (r BatchResult, err error) {
+	if err := e.runner.join(); err != nil {
+		return r, err
+	}
+	defer e.runner.leave()
 	p.asks = e
 	identity, err := e.batchIdentity()
 	if err != nil {

@@ -35,7 +35,8 @@ type runner struct {
 	quit     context.CancelCauseFunc
 	ctx      context.Context
 	stopped  chan struct{}
-	turn     sync.Mutex // held by who computes a pass: the loop for sessions, or a batch job
+	turn     sync.Mutex     // held by who computes a pass: the loop for sessions, or a batch job
+	jobs     sync.WaitGroup // batch jobs
 
 	mu     sync.Mutex
 	figure Stats
@@ -92,11 +93,25 @@ func newRunner(f *forward.Forward) *runner {
 
 // close ends what is running and waits for it.
 func (r *runner) close() {
+	r.mu.Lock() // no job joins after this
 	r.quit(ErrClosed)
+	r.mu.Unlock()
 	<-r.stopped
-	r.turn.Lock() // a batch job's pass ends at the next layer, and no other begins
-	defer r.turn.Unlock()
+	r.jobs.Wait()
 }
+
+// join keeps close waiting for a batch job, until leave is called.
+func (r *runner) join() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return ErrClosed
+	}
+	r.jobs.Add(1)
+	return nil
+}
+
+func (r *runner) leave() { r.jobs.Done() }
 
 // compute runs a pass that its caller composed, between those of sessions. The caller advances its
 // sequences by itself, after success. decode and prefill say what the rows are, for the figures.

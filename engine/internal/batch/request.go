@@ -67,6 +67,8 @@ type Request struct {
 
 // Defaults are for what a request does not state.
 type Defaults struct {
+	// MaxTokens is the engine's to apply, since it gives way to the context's end where a limit that
+	// a request states does not.
 	MaxTokens   int
 	Temperature float64
 	TopP        float64
@@ -79,8 +81,7 @@ type Defaults struct {
 func (d Defaults) seedOf(id string) uint64 { return xxh3.HashStringSeed(id, d.Seed) }
 
 func (d Defaults) params(id string) Params {
-	return Params{MaxTokens: d.MaxTokens, Temperature: d.Temperature, TopP: d.TopP,
-		Seed: d.seedOf(id)}
+	return Params{Temperature: d.Temperature, TopP: d.TopP, Seed: d.seedOf(id)}
 }
 
 // parseText makes the request of a line of text.
