@@ -114,6 +114,7 @@ func Bench(ctx context.Context, path string, o Options, b BenchOptions) (r Bench
 		return r, err
 	}
 	for i := range b.Warmup + b.Repetitions {
+		w.draw(i)
 		run, err := w.run(ctx)
 		if err != nil {
 			return r, err
@@ -156,23 +157,31 @@ func (w *bencher) open() error {
 			return fmt.Errorf("bench: %w: the prompt has token %d of %d", ErrUsage, id, vocabulary)
 		}
 	}
-	random := rand.New(rand.NewPCG(w.o.Seed, 0))
-	for i := range w.o.Sequences {
+	for range w.o.Sequences {
 		s, err := w.engine.NewSession()
 		if err != nil {
 			return err
 		}
 		w.sessions = append(w.sessions, s)
-		prompt := make([]int32, w.o.PromptTokens+w.o.GenTokens)
-		for j := range prompt {
-			prompt[j] = random.Int32N(int32(vocabulary))
-			if n := len(w.o.Prompt); n > 0 { // sequences take different parts of the text
-				prompt[j] = w.o.Prompt[(i*len(prompt)+j)%n]
-			}
-		}
-		w.prompts = append(w.prompts, prompt)
+		w.prompts = append(w.prompts, make([]int32, w.o.PromptTokens+w.o.GenTokens))
 	}
 	return nil
+}
+
+// draw gives each sequence tokens of its own, new ones in every repetition: the experts of the same
+// tokens again would be in memory already.
+func (w *bencher) draw(repetition int) {
+	random := rand.New(rand.NewPCG(w.o.Seed, uint64(repetition)))
+	vocabulary := int32(w.engine.Info().Vocabulary)
+	for i, ids := range w.prompts {
+		part := (repetition*len(w.prompts) + i) * len(ids)
+		for j := range ids {
+			ids[j] = random.Int32N(vocabulary)
+			if n := len(w.o.Prompt); n > 0 { // sequences take different parts of the text
+				ids[j] = w.o.Prompt[(part+j)%n]
+			}
+		}
+	}
 }
 
 func (w *bencher) close() (err error) {
