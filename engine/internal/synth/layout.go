@@ -25,12 +25,24 @@ type builder struct {
 
 // matrix adds weights with deviation 1/sqrt(columns), which keeps activations at their size.
 func (b *builder) matrix(name string, kind quant.Type, shape ...int) {
+	b.scaled(name, kind, 1, shape...)
+}
+
+// branch adds a matrix whose output joins the residual stream: all layers together add as much as the
+// embedding brings, so that the router sees a token's own embedding to the last layer. Otherwise the
+// first attention, an average over the sequence, would choose the same experts for all its tokens,
+// and any cache would look good.
+func (b *builder) branch(name string, kind quant.Type, o Options, shape ...int) {
+	b.scaled(name, kind, 1/math.Sqrt(float64(2*o.Layers)), shape...)
+}
+
+func (b *builder) scaled(name string, kind quant.Type, scale float64, shape ...int) {
 	cols := shape[len(shape)-1]
 	if cols%kind.BlockSize() != 0 && b.err == nil {
 		b.err = fmt.Errorf("%w: tensor %s has rows of %d, which are no whole blocks of %v (%d)",
 			ErrOptions, name, cols, kind, kind.BlockSize())
 	}
-	b.add(name, kind, 1/math.Sqrt(float64(cols)), shape...)
+	b.add(name, kind, scale/math.Sqrt(float64(cols)), shape...)
 }
 
 // biasDeviation of bias vectors: small beside the products they are added to.
@@ -60,7 +72,7 @@ func layout(o Options) ([]tensor, error) {
 	if b.dense, err = parseType(o.DenseType); err != nil {
 		return nil, err
 	}
-	b.matrix("token_embd.weight", b.dense, o.Vocabulary, o.Dim)
+	b.scaled("token_embd.weight", b.dense, math.Sqrt(float64(o.Dim)), o.Vocabulary, o.Dim)
 	b.norm("output_norm.weight", o.Dim)
 	if !o.Tied {
 		b.matrix("output.weight", b.dense, o.Vocabulary, o.Dim)
@@ -92,7 +104,7 @@ func (b *builder) attention(prefix string, o Options, t traits) {
 		b.norm(prefix+"attn_q_norm.weight", heads)
 		b.norm(prefix+"attn_k_norm.weight", kv)
 	}
-	b.matrix(prefix+"attn_output.weight", b.dense, o.Dim, heads)
+	b.branch(prefix+"attn_output.weight", b.dense, o, o.Dim, heads)
 	b.norm(prefix+"ffn_norm.weight", o.Dim)
 }
 
@@ -101,18 +113,18 @@ func (b *builder) feedForward(prefix string, o Options, t traits) {
 	if !t.experts {
 		b.matrix(prefix+"ffn_gate.weight", b.expert, width, o.Dim)
 		b.matrix(prefix+"ffn_up.weight", b.expert, width, o.Dim)
-		b.matrix(prefix+"ffn_down.weight", b.expert, o.Dim, width)
+		b.branch(prefix+"ffn_down.weight", b.expert, o, o.Dim, width)
 		return
 	}
 	b.matrix(prefix+"ffn_gate_inp.weight", quant.F32, o.Experts, o.Dim)
 	b.matrix(prefix+"ffn_gate_exps.weight", b.expert, o.Experts, width, o.Dim)
 	b.matrix(prefix+"ffn_up_exps.weight", b.expert, o.Experts, width, o.Dim)
-	b.matrix(prefix+"ffn_down_exps.weight", b.expert, o.Experts, o.Dim, width)
+	b.branch(prefix+"ffn_down_exps.weight", b.expert, o, o.Experts, o.Dim, width)
 	if t.shared {
 		b.matrix(prefix+"ffn_gate_inp_shexp.weight", quant.F32, o.Dim)
 		b.matrix(prefix+"ffn_gate_shexp.weight", b.dense, o.SharedWidth, o.Dim)
 		b.matrix(prefix+"ffn_up_shexp.weight", b.dense, o.SharedWidth, o.Dim)
-		b.matrix(prefix+"ffn_down_shexp.weight", b.dense, o.Dim, o.SharedWidth)
+		b.branch(prefix+"ffn_down_shexp.weight", b.dense, o, o.Dim, o.SharedWidth)
 	}
 }
 
