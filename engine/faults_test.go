@@ -35,8 +35,9 @@ func faultSeeds(t *testing.T) int {
 }
 
 // randomFaults is a store that is slow, out of order, and at times wrong. Bits flip only where
-// checksums can tell.
-func randomFaults(rng *rand.Rand, checksums bool) *reader.SimOptions {
+// checksums can tell: of any read where each is checked, else on the medium, where the first read
+// shows it.
+func randomFaults(rng *rand.Rand, checksums, always bool, size int64) *reader.SimOptions {
 	s := &reader.SimOptions{Seed: rng.Uint64(), LatencyMax: time.Millisecond,
 		SlowP: rng.Float64() / 50, Slow: 5 * time.Second, ShortP: rng.Float64() / 4,
 		InterruptP: rng.Float64() / 8}
@@ -48,8 +49,11 @@ func randomFaults(rng *rand.Rand, checksums bool) *reader.SimOptions {
 	case 2:
 		s.TruncateP = rng.Float64() / 100
 	case 3:
-		if checksums {
+		if checksums && always {
 			s.CorruptP = rng.Float64() / 50
+		} else if checksums {
+			s.Faults = []reader.SimFault{{Offset: rng.Int64N(size), Kind: reader.SimFlip,
+				Bit: uint8(rng.IntN(8))}}
 		}
 	}
 	return s
@@ -62,6 +66,10 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 	plain := families + "qwen2moe/model.gguf"
 	packed := filepath.Join(dir, "packed.gguf")
 	if _, err := Pack(context.Background(), plain, packed, PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Stat(packed)
+	if err != nil {
 		t.Fatal(err)
 	}
 	prompt, n := []int32{3, 1, 4, 1, 5}, 6
@@ -83,7 +91,7 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 			o.discrete = &ref.Options{Discrete: true, MemoryBytes: 1 << 26}
 			o.DeviceMemory, o.HostMemory = p.Least+rng.Int64N(99<<10), p.HostLeast+rng.Int64N(300<<10)
 		}
-		o.simulated = randomFaults(rng, model == packed)
+		o.simulated = randomFaults(rng, model == packed, o.Verify == "always", file.Size())
 		got, err := tryGenerate(model, o, prompt, n)
 		switch {
 		case err == nil && !slices.Equal(got, want):
