@@ -105,8 +105,8 @@ func (s *stream) bounceOut(dst []byte, src kernels.Span) error {
 			return err
 		}
 		s.move(C.C_COPY_OUT, uintptr(hostAddress(host)), src.Addr()+uintptr(at), n)
-		if s.await(s.record().seq); s.err != nil {
-			return s.err
+		if err := s.settle(); err != nil {
+			return err
 		}
 		copy(dst[at:], host[:n])
 	}

@@ -147,11 +147,24 @@ func (s *stream) fail(err error) {
 	}
 }
 
-// ready reports whether commands are taken.
-func (s *stream) ready() bool {
+// open fails the stream where it is closed. Device.Close may close it whenever the lock is open, so it
+// is asked for again after each wait.
+func (s *stream) open() error {
 	if s.closed {
 		s.fail(fmt.Errorf("%w: cuda: the stream is closed", kernels.ErrDevice))
 	}
+	return s.err
+}
+
+// settle waits for what was enqueued.
+func (s *stream) settle() error {
+	s.await(s.record().seq)
+	return s.open()
+}
+
+// ready reports whether commands are taken.
+func (s *stream) ready() bool {
+	_ = s.open()
 	if err := s.dev.failure(); err != nil {
 		s.fail(err)
 	}
@@ -357,10 +370,12 @@ func (s *stream) Record() kernels.Event {
 
 func (s *stream) record() *mark {
 	if s.closed {
-		s.ready()
-		return s.newMark(0, s.err)
+		return s.newMark(0, s.open())
 	}
 	e, err := s.takeSlot()
+	if s.closed { // meanwhile; the event, if any, goes with the device
+		return s.newMark(0, s.open())
+	}
 	if err != nil {
 		s.fail(err)
 		s.flush()

@@ -130,6 +130,49 @@ func (p *standIn) within(what string, e kernels.Event) {
 	}
 }
 
+// The device may be closed while its streams are in use: they fail, and nothing else happens.
+func TestTheDeviceClosesUnderUse(t *testing.T) {
+	p := play(t)
+	for seed := range uint64(40) {
+		p.ask("delays %d 4 100", seed)
+		d := p.open(Options{})
+		var work sync.WaitGroup
+		for w := range 3 {
+			s := newStream(t, d, "worker")
+			memory, host := alloc(t, d, 1<<16), alloc(t, d, 1<<16)
+			from, _ := kernels.HostBuffer(bounceBytes)
+			to := alloc(t, d, bounceBytes)
+			work.Go(func() {
+				var err error
+				for err == nil {
+					switch w {
+					case 0:
+						compute(s, memory)
+						err = s.Sync()
+					case 1:
+						s.Copy(to.All(), from.All())
+						err = s.Record().Wait()
+					default:
+						for range 3 * flyingMax / 2 {
+							s.Record()
+						}
+						s.Copy(memory.All(), host.All())
+						err = s.Sync()
+					}
+				}
+				if !errors.Is(err, kernels.ErrDevice) {
+					t.Errorf("seed %d, worker %d: %v", seed, w, err)
+				}
+			})
+		}
+		time.Sleep(time.Duration(seed) * 100 * time.Microsecond)
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		work.Wait()
+	}
+}
+
 func TestCloseFinishesTheWork(t *testing.T) {
 	p := play(t)
 	d := p.open(Options{})

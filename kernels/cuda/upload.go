@@ -91,12 +91,11 @@ func (s *stream) reserve(n int64) ([]byte, kernels.Span, error) {
 		if len(s.uploads.marks) == 0 {
 			s.record()
 		}
-		if len(s.uploads.marks) == 0 { // the record failed, and with it the stream
-			return nil, kernels.Span{}, s.err
+		if len(s.uploads.marks) > 0 {
+			s.await(s.uploads.marks[0].seq)
 		}
-		s.await(s.uploads.marks[0].seq)
-		if s.err != nil {
-			return nil, kernels.Span{}, s.err
+		if err := s.open(); err != nil {
+			return nil, kernels.Span{}, err
 		}
 	}
 	s.uploads.head = at + n
@@ -108,9 +107,8 @@ func (s *stream) reserve(n int64) ([]byte, kernels.Span, error) {
 
 // growUploads replaces the upload area by one that holds n bytes several times.
 func (s *stream) growUploads(n int64) error {
-	s.await(s.record().seq)
-	if s.err != nil {
-		return s.err
+	if err := s.settle(); err != nil {
+		return err
 	}
 	const several = 4
 	size := roundUp(several*n, uploadBytesLeast)
@@ -140,9 +138,8 @@ func (s *stream) growScratch(n int64) error {
 	if n == 0 || s.scratch != nil && n <= s.scratch.Bytes {
 		return nil
 	}
-	s.await(s.record().seq)
-	if s.err != nil {
-		return s.err
+	if err := s.settle(); err != nil {
+		return err
 	}
 	if err := freeBuffer(s.scratch); err != nil {
 		return err
