@@ -40,7 +40,8 @@ struct mr_cuda_rms_norm_args {
 struct mr_cuda_prepare_args {
 	uint64_t x;   // (rows, dim) float
 	uint64_t up;  // (rows, dim) float; of mr_gate
-	uint64_t out; // (pieces, rows, stride) bfloat16
+	uint64_t out; // (pieces, rows, stride) bfloat16, in the order of mr_pieces
+	uint64_t sums; // (rows, stride/16) float, of the pieces
 	int32_t rows, dim;
 	int32_t stride; // dim rounded up to a multiple of MR_X_ALIGN; the rest is filled with zeros
 	int32_t pieces;
@@ -69,6 +70,7 @@ struct mr_cuda_product_args {
 	uint64_t jobs;          // (job_count) mr_cuda_job; 0: they are in few
 	uint64_t x;             // (pieces, any, stride) bfloat16
 	uint64_t x_piece_bytes; // from one piece to the next
+	uint64_t x_sums;        // (any, stride/16) float
 	uint64_t row_bytes;     // of a row of weights
 	int32_t job_count, inputs;
 	int32_t stride; // elements of a row of x, a multiple of MR_X_ALIGN

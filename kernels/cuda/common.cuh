@@ -17,7 +17,11 @@
 #define MR_FN_MEMBER __device__ __forceinline__
 #define MR_ARGS __grid_constant__ // read where they are, by any index
 #define MR_UNROLL _Pragma("unroll")
+#define MR_PRAGMA(text) _Pragma(#text)
+#define MR_UNROLL_BY(n) MR_PRAGMA(unroll n)
 #define MR_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// MR_KERNEL_OF has so few registers that a processor takes several blocks.
+#define MR_KERNEL_OF(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define MR_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 // mr_mma adds a product of 16x16 by 16x8 bfloat16 to d: mma.sync.m16n8k16, with the fragments of
@@ -53,6 +57,14 @@ MR_FN uint32_t mr_bf16x2(float low, float high)
 {
 	uint32_t d;
 	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+	return d;
+}
+
+// mr_fma_bf16x2 is a*b+c of two pairs, rounded once.
+MR_FN uint32_t mr_fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+	uint32_t d;
+	asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
 	return d;
 }
 
@@ -99,14 +111,28 @@ MR_FN float mr_warp_max(float v)
 
 MR_FN float mr_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// mr_pieces writes two adjacent activations as bfloat16 pieces, each the rounded remainder of those
-// before; three hold a float. Pieces lie apart by a number of pairs.
-MR_FN void mr_pieces(uint32_t *to, int64_t apart, int pieces, float low, float high)
+// mr_pieces writes 16 activations of a row, elements 16*group on, as bfloat16 pieces, each the
+// rounded remainder of those before; three hold a float. It returns the sum of the pieces, first in
+// each lane's part and then of the parts. In each 32 elements the parts of the four lanes lie one
+// after the other, as codes.cuh has them, so that a lane reads its eight with one load.
+MR_FN float mr_pieces(uint64_t out, int64_t piece_bytes, int pieces, int group, float v[16])
 {
-	for (int p = 0; p < pieces; p++) {
-		uint32_t pair = mr_bf16x2(low, high);
-		to[p * apart] = pair;
-		low = low - __uint_as_float(pair << 16);
-		high = high - __uint_as_float(pair & 0xffff0000u);
+	float sum = 0.0f;
+	for (int t = 0; t < 4; t++) {
+		float *x = v + 4 * t, part = 0.0f;
+		for (int p = 0; p < pieces; p++) {
+			int64_t at = p * piece_bytes + group / 2 * 64 + t * 16 + group % 2 * 8;
+			uint32_t *to = (uint32_t *)(out + at);
+			for (int e = 0; e < 2; e++) {
+				uint32_t pair = mr_bf16x2(x[e], x[e + 2]);
+				float low = __uint_as_float(pair << 16), high = __uint_as_float(pair & 0xffff0000u);
+				to[e] = pair;
+				part = part + (low + high);
+				x[e] = x[e] - low;
+				x[e + 2] = x[e + 2] - high;
+			}
+		}
+		sum = sum + part;
 	}
+	return sum;
 }

@@ -82,16 +82,12 @@ func (f *productFormat) sharedOf(variant int) int {
 	case block == 256:
 		chunk = 256
 	}
-	span := chunk
-	if f.xp > 1 {
-		span = 64
-	}
 	stage := outputsOfWarp * ((chunk/block*bytes + 30) / 16 * 16)
 	weights := productWarps * 2 * stage
 	if variant == variantTile {
 		return weights + 2*f.xp*rowsOfMMA*f.tiles*64*2
 	}
-	sums := chunk / span * outputsOfWarp * f.rows(variant) * 4
+	sums := outputsOfWarp * f.rows(variant) * 4
 	return weights + 2*productWarps*sums
 }
 
@@ -145,6 +141,7 @@ type activations struct {
 	inputs int
 	stride int
 	piece  int64 // bytes of a piece
+	sums   kernels.Span
 }
 
 const pieceAlign = C.MR_X_ALIGN
@@ -152,6 +149,14 @@ const pieceAlign = C.MR_X_ALIGN
 // pieceBytes returns the bytes of one piece of rows of activations.
 func pieceBytes(rows, dim int) int64 {
 	return int64(rows) * ceil(int64(dim), pieceAlign) * pieceAlign * 2
+}
+
+// sumsBytes returns the bytes of the sums of 16 activations each.
+func sumsBytes(rows, dim int) int64 { return pieceBytes(rows, dim) / 2 / 16 * 4 }
+
+// preparedBytes returns what prepare takes of the scratch memory.
+func preparedBytes(rows, dim, pieces int) int64 {
+	return uploadBytes(int64(pieces)*pieceBytes(rows, dim) + sumsBytes(rows, dim))
 }
 
 // pieces returns the most pieces that any of the pending products wants.
@@ -170,13 +175,15 @@ func (p *planner) prepare(out []launch, k kernelID, x, up kernels.Span, rows, di
 	v := activations{inputs: dim, piece: pieceBytes(rows, dim)}
 	v.stride = int(v.piece / 2 / int64(rows))
 	v.span = p.scratch.Slice(at, int64(pieces)*v.piece)
+	v.sums = p.scratch.Slice(at+v.span.Bytes, sumsBytes(rows, dim))
 	a, args := argsOf[C.struct_mr_cuda_prepare_args](p)
 	a.x, a.up, a.out = deviceAddress(x), deviceAddress(up), deviceAddress(v.span)
+	a.sums = deviceAddress(v.sums)
 	a.rows, a.dim, a.stride = C.int32_t(rows), C.int32_t(dim), C.int32_t(v.stride)
 	a.pieces = C.int32_t(pieces)
 	p.reads(of(x, rows, dim), of(up, rows, dim))
-	p.writes(v.span)
-	blocks := ceil(int64(rows)*int64(v.stride/2), threadsMost)
+	p.writes(v.span, v.sums)
+	blocks := ceil(int64(rows)*int64(v.stride/16), threadsMost)
 	return v, p.emit(out, k, args, blocks, threadsMost, 0)
 }
 
@@ -213,11 +220,11 @@ func (p *planner) multiplyFormat(out []launch, some []product, x activations) []
 	}
 	rowBytes, _ := kind.RowBytes(int64(x.inputs))
 	a.jobs, a.x = deviceAddress(uploaded), deviceAddress(x.span)
-	a.x_piece_bytes = C.uint64_t(x.piece)
+	a.x_piece_bytes, a.x_sums = C.uint64_t(x.piece), deviceAddress(x.sums)
 	a.row_bytes, a.job_count = C.uint64_t(rowBytes), C.int32_t(jobs)
 	a.inputs, a.stride, a._type = C.int32_t(x.inputs), C.int32_t(x.stride), C.int32_t(kind)
 	tiles, n := int64(0), 0
-	p.reads(x.span, uploaded)
+	p.reads(x.span, x.sums, uploaded)
 	for i := range some {
 		m := &some[i]
 		if !same(m) {
@@ -326,7 +333,7 @@ func (p *planner) needMatMul(o *kernels.MatMul) (demand, error) {
 		xp = max(xp, productFormats[p.formatOf(w.Type, o.Exact)].xp)
 		tiles += ceil(int64(w.Rows), outputsOfWarp) * ceil(int64(o.Rows), rowsOfMMA)
 	}
-	return demand{scratch: int64(xp) * pieceBytes(o.Rows, o.Terms[0].W.Cols),
+	return demand{scratch: preparedBytes(o.Rows, o.Terms[0].W.Cols, xp),
 		upload: jobsBytes(len(o.Terms))}, tooLarge("MatMul", tiles)
 }
 
@@ -377,10 +384,10 @@ func (p *planner) planFeed(o *kernels.ExpertFFN) feedPlan {
 		f.downs = max(f.downs, productFormats[p.formatOf(e.Down.Type, o.Exact)].xp)
 	}
 	hidden := uploadBytes(4 * int64(f.rows) * int64(o.Width))
-	f.gate = f.x + int64(f.xp)*pieceBytes(f.xRows, o.Dim)
+	f.gate = f.x + preparedBytes(f.xRows, o.Dim, f.xp)
 	f.up = f.gate + hidden
 	f.hidden = f.up + hidden
-	f.bytes = f.hidden + int64(f.downs)*pieceBytes(f.rows, o.Width)
+	f.bytes = f.hidden + preparedBytes(f.rows, o.Width, f.downs)
 	return f
 }
 

@@ -6,40 +6,36 @@
 
 #ifndef MR_FORMAT_NAME
 
-// mr_prepare: out[p,row] = piece p of x[row]; a thread has two elements of one row.
-// Roof: device memory, 4 bytes in and 2 bytes a piece out.
+// mr_prepare: out[p,row] = piece p of x[row]; a thread has 16 elements of one row.
+// Roof: latency, or device memory, 4 bytes in and 2 bytes a piece out.
 MR_KERNEL(256) mr_prepare(const MR_ARGS mr_cuda_prepare_args a)
 {
-	int pairs = a.stride / 2;
+	int groups = a.stride / 16;
 	int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
-	if (i >= (int64_t)a.rows * pairs)
+	if (i >= (int64_t)a.rows * groups)
 		return;
-	int64_t row = i / pairs;
-	int k = (int)(i % pairs) * 2;
+	int64_t row = i / groups;
+	int group = (int)(i % groups);
 	const float *x = (const float *)a.x + row * a.dim;
-	float low = k < a.dim ? x[k] : 0.0f, high = k + 1 < a.dim ? x[k + 1] : 0.0f;
-	mr_pieces((uint32_t *)a.out + i, (int64_t)a.rows * pairs, a.pieces, low, high);
+	float v[16];
+	for (int e = 0; e < 16; e++)
+		v[e] = 16 * group + e < a.dim ? x[16 * group + e] : 0.0f;
+	int64_t piece_bytes = (int64_t)a.rows * a.stride * 2;
+	((float *)a.sums)[i] = mr_pieces(a.out + row * a.stride * 2, piece_bytes, a.pieces, group, v);
 }
 
 #endif
 
+#define MR_PRODUCT_KERNEL(name, blocks, run) \
+	MR_KERNEL_OF(MR_PRODUCT_THREADS, blocks) name(const MR_ARGS mr_cuda_product_args a) { run(a); }
 #define MR_PRODUCT(name, type, wp, xp, nt) MR_PRODUCT_NAMED(name, type, wp, xp, nt)
 #define MR_PRODUCT_NAMED(name, type, wp, xp, nt)                                           \
-	MR_KERNEL(MR_PRODUCT_THREADS) mr_product_##name##_one(const MR_ARGS mr_cuda_product_args a) \
-	{                                                                                      \
-		mr_product_split<type, wp, xp, 1>(a);                                              \
-	}                                                                                      \
-	MR_KERNEL(MR_PRODUCT_THREADS) mr_product_##name##_tile(const MR_ARGS mr_cuda_product_args a) \
-	{                                                                                      \
-		mr_product_tile<type, wp, xp, nt>(a);                                              \
-	}
+	MR_PRODUCT_KERNEL(mr_product_##name##_one, 4, (mr_product_split<type, wp, xp, 1>))     \
+	MR_PRODUCT_KERNEL(mr_product_##name##_tile, 3, (mr_product_tile<type, wp, xp, nt>))
 #define MR_PRODUCT_FEW(name, type, wp, xp, nt) MR_PRODUCT_FEW_NAMED(name, type, wp, xp, nt)
 #define MR_PRODUCT_FEW_NAMED(name, type, wp, xp, nt)                                       \
 	MR_PRODUCT_NAMED(name, type, wp, xp, nt)                                               \
-	MR_KERNEL(MR_PRODUCT_THREADS) mr_product_##name##_few(const MR_ARGS mr_cuda_product_args a) \
-	{                                                                                      \
-		mr_product_split<type, wp, xp, 4>(a);                                              \
-	}
+	MR_PRODUCT_KERNEL(mr_product_##name##_few, 3, (mr_product_split<type, wp, xp, 4>))
 
 #ifdef MR_FORMAT_NAME
 MR_FORMAT_MACRO(MR_FORMAT_NAME, MR_FORMAT_TYPE, MR_FORMAT_WP, MR_FORMAT_XP, MR_FORMAT_NT)

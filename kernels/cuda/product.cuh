@@ -4,24 +4,25 @@
 //	out[slot] = sum_k x[row,k] w[o,k] (+ bias[o]) (+ out[slot])
 //
 // Weights are the A operand of the matrix instruction (16 outputs), activations the B operand (8
-// rows). The inner dimension is taken in blocks of 32: lane 4g+t dequantises elements 8t to 8t+7 of
-// the block, of outputs g and g+8, straight into its fragments, and reads the same elements of row
-// g of x. So a weight is read from memory once, dequantised once by each block of rows, and never
-// lies in shared memory but as the file has it.
+// rows). The inner dimension is taken in blocks of 32: lane 4g+t makes codes of its eight elements
+// of the block, of outputs g and g+8, straight into its fragments (codes.cuh), and reads the same
+// elements of row g of x. So a weight is read from memory once, unpacked once by each block of
+// rows, and never lies in shared memory but as the file has it.
 //
-// What a result is made of depends on the format alone. Weights are split into WP and activations
-// into XP bfloat16 pieces, each the rounded remainder of those before; the products of pieces i and
-// j with i+j <= 2 are summed, i+j > 0 apart from the leading ones. Each SPAN elements are one chain
-// of matrix instructions from zero; the spans are added in ascending order in float32. All kernels
+// What a result is made of depends on the format alone. Activations are split into XP bfloat16
+// pieces, each the rounded remainder of those before; so are weights of 16 and 32 bits, into WP,
+// while block formats have integer codes. Products of pieces i and j with i+j <= 2 are summed by
+// the matrix instruction, i+j > 0 apart from the leading ones, over as many elements as share a
+// scale (32 or 16); a chunk adds these sums, scaled, in ascending order in float32, less the
+// minimum times the sum of the activations; a row adds its chunks in ascending order. All kernels
 // below keep this order, so that a row has the same bits in each, among any neighbours.
 //
 // The copies are 16 bytes wide and asynchronous: the hull of a chunk of each row of weights goes to
 // shared memory while the chunk before is computed with. Roof: device memory for few rows (each
-// weight is read once; for a 4-bit format some 5 instructions a weight, which is near balance), the
-// matrix units for many.
+// weight is read once), the matrix units for many.
 #pragma once
 
-#include "formats.cuh"
+#include "codes.cuh"
 
 #define MR_PRODUCT_WARPS 4
 #define MR_PRODUCT_THREADS (MR_PRODUCT_WARPS * MR_WARP)
@@ -35,7 +36,6 @@ template <int TYPE, int XP> struct mr_plan {
 	// elements of a chunk, which is staged at once; the largest, where the format is not known
 	static constexpr int CHUNK = mr_block_size(TYPE) == 1 ? 64 :
 		TYPE == MR_ANY || mr_block_size(TYPE) == 256 ? 256 : 128;
-	static constexpr int SPAN = XP == 1 ? CHUNK : 64;
 	// bytes of a chunk of a row, at most; Q6_K has the most of the formats that MR_ANY stands for
 	static constexpr int BYTES = TYPE == MR_ANY ? 210 :
 		CHUNK / mr_block_size(TYPE) * mr_block_bytes(TYPE);
@@ -107,80 +107,114 @@ MR_FN void mr_stage(const mr_weights &w, int k, unsigned char *to)
 	}
 }
 
-// mr_sums are the sums of a span: the products of leading pieces, and all others.
-template <int XP, int NT> struct mr_sums {
-	float lead[NT][4], rest[XP > 1 ? NT : 1][4];
-
-	MR_FN_MEMBER void clear()
-	{
-		MR_UNROLL
-		for (int j = 0; j < NT; j++)
-			MR_UNROLL
-			for (int i = 0; i < 4; i++)
-				lead[j][i] = 0.0f;
-		if (XP > 1)
-			MR_UNROLL
-			for (int j = 0; j < NT; j++)
-				MR_UNROLL
-				for (int i = 0; i < 4; i++)
-					rest[j][i] = 0.0f;
-	}
-
-	MR_FN_MEMBER float get(int j, int i) const
-	{
-		return XP > 1 ? lead[j][i] + rest[XP > 1 ? j : 0][i] : lead[j][i];
-	}
+// mr_x is what a lane reads of the activations: the address of its part of row 8j+g, and where the
+// sums of rows 8j+2t and 8j+2t+1 begin.
+template <int NT> struct mr_x {
+	uint64_t row[NT];
+	uint32_t sums[NT][2];
 };
 
-// mr_split makes the WP pieces of eight weights of one output, as fragments of two instructions:
-// a[piece][instruction][second], for outputs g (half 0) and g+8 (half 1).
-template <int WP>
-MR_FN void mr_split(float v[8], int half, uint32_t a[WP][2][4])
+template <int TYPE, int NT>
+MR_FN void mr_x_open(const mr_cuda_product_args &a, const mr_cuda_job &job, int n0, mr_x<NT> &x)
 {
+	int g = threadIdx.x % MR_WARP / 4, t = threadIdx.x % 4;
 	MR_UNROLL
-	for (int p = 0; p < WP; p++)
+	for (int j = 0; j < NT; j++) {
+		x.row[j] = mr_x_row(a, job, n0 + MR_ROWS * j + g) + 16 * t;
 		MR_UNROLL
-		for (int i = 0; i < 4; i++) {
-			uint32_t pair = mr_bf16x2(v[2 * i], v[2 * i + 1]);
-			a[p][i / 2][i % 2 * 2 + half] = pair;
-			v[2 * i] = v[2 * i] - __uint_as_float(pair << 16);
-			v[2 * i + 1] = v[2 * i + 1] - __uint_as_float(pair & 0xffff0000u);
-		}
+		for (int e = 0; mr_has_minimum(TYPE) && e < 2; e++)
+			x.sums[j][e] = (uint32_t)((mr_x_row(a, job, n0 + MR_ROWS * j + 2 * t + e) - a.x) / 32);
+	}
 }
 
-// mr_block32 adds the 32 elements from k (of the row) on, at element c of a staged chunk, to the
-// sums; x(piece, j) gives eight elements of row 8j+g of a piece of the activations.
-template <int TYPE, int WP, int XP, int NT, typename X>
-MR_FN void mr_block32(const mr_weights &w, const unsigned char *staged, int k, int c,
-	mr_sums<XP, NT> &s, X x)
+// mr_rows_at is where the lane's two rows of a chunk that begins at element k lie in its stage.
+template <int TYPE, int XP> MR_FN void mr_rows_at(const mr_weights &w, int k, uint32_t at[2])
 {
-	typedef mr_plan<TYPE, XP> plan;
-	int g = threadIdx.x % MR_WARP / 4, t = threadIdx.x % 4;
-	uint32_t a[WP][2][4];
+	int g = threadIdx.x % MR_WARP / 4;
 	MR_UNROLL
 	for (int half = 0; half < 2; half++) {
 		int r = g + 8 * half;
-		uint32_t at = r * plan::ROW + (uint32_t)(w.start(r, k - c) & 15);
-		float v[8];
-		mr_row<TYPE>(w.type, (const uint32_t *)staged, at, c + 8 * t, w.inputs - (k - c), v);
-		mr_split<WP>(v, half, a);
+		at[half] = r * mr_plan<TYPE, XP>::ROW + (uint32_t)(w.start(r, k) & 15);
+	}
+}
+
+// mr_add is acc + d*s - m*sum for the four results of a lane: rows g and g+8, columns 2t and 2t+1.
+template <bool MINIMUM>
+MR_FN void mr_add(float acc[4], const float s[4], float d0, float d1, float m0, float m1,
+	const float sums[2])
+{
+	MR_UNROLL
+	for (int i = 0; i < 4; i++) {
+		acc[i] = __fmaf_rn(i < 2 ? d0 : d1, s[i], acc[i]);
+		if (MINIMUM)
+			acc[i] = __fmaf_rn(i < 2 ? -m0 : -m1, sums[i % 2], acc[i]);
+	}
+}
+
+// mr_block32 adds the 32 elements from k (of the row) on, at element c of a staged chunk, to the
+// sums of the chunk. The lane's rows of weights begin at bytes row_at; load(piece, j) gives lane
+// t's part of row 8j+g of a piece of the activations.
+template <int TYPE, int WP, int XP, int NT, typename LOAD>
+MR_FN void mr_block32(const mr_weights &w, const unsigned char *staged, int k, int c,
+	const uint32_t row_at[2], const float *x_sums, const mr_x<NT> &x, float acc[NT][4], LOAD load)
+{
+	constexpr bool FLOATS = mr_block_size(TYPE) == 1, MINIMUM = mr_has_minimum(TYPE);
+	constexpr int GRAIN = FLOATS ? 32 : mr_grain(TYPE);
+	int t = threadIdx.x % 4;
+	uint32_t a[WP][2][4];
+	float d[2][2], m[2][2];
+	MR_UNROLL
+	for (int half = 0; half < 2; half++) {
+		uint32_t at = row_at[half], part[WP][2][2];
+		if constexpr (FLOATS)
+			mr_floats<TYPE, WP>(staged, at, c, t, w.inputs - (k - c), part);
+		else if constexpr (TYPE == MR_ANY)
+			mr_codes_any(w.type, staged, at, c, t, part[0], d[half], m[half]);
+		else
+			mr_codes<TYPE>(staged, at, c, t, part[0], d[half], m[half]);
+		MR_UNROLL
+		for (int p = 0; p < WP; p++)
+			MR_UNROLL
+			for (int i = 0; i < 4; i++)
+				a[p][i / 2][i % 2 * 2 + half] = part[p][i / 2][i % 2];
 	}
 	MR_UNROLL
 	for (int j = 0; j < NT; j++) {
 		uint4 b[XP];
 		MR_UNROLL
 		for (int p = 0; p < XP; p++)
-			b[p] = x(p, j);
+			b[p] = load(p, j);
+		float lead[4] = {0.0f, 0.0f, 0.0f, 0.0f}, rest[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+		float2 sums[2];
 		MR_UNROLL
-		for (int i = 0; i < 2; i++)
+		for (int e = 0; MINIMUM && e < 2; e++)
+			sums[e] = *(const float2 *)(x_sums + x.sums[j][e] + k / 16);
+		MR_UNROLL
+		for (int i = 0; i < 2; i++) {
 			MR_UNROLL
-			for (int order = mr_min(2, WP + XP - 2); order >= 0; order--)
+			for (int order = WP + XP - 2 < 2 ? WP + XP - 2 : 2; order >= 0; order--)
 				MR_UNROLL
-				for (int p = mr_max(0, order - XP + 1); p < WP && p <= order; p++) {
+				for (int p = order < XP ? 0 : order - XP + 1; p < WP && p <= order; p++) {
 					const uint4 &v = b[order - p];
 					uint32_t f[2] = {i ? v.z : v.x, i ? v.w : v.y};
-					mr_mma(order == 0 ? s.lead[j] : s.rest[XP > 1 ? j : 0], a[p][i], f);
+					mr_mma(order == 0 ? lead : rest, a[p][i], f);
 				}
+			if (GRAIN == 32 && i == 0)
+				continue;
+			float s[4], both[2] = {0.0f, 0.0f};
+			MR_UNROLL
+			for (int e = 0; e < 4; e++) {
+				s[e] = WP + XP > 2 ? lead[e] + rest[e] : lead[e];
+				lead[e] = rest[e] = 0.0f;
+			}
+			MR_UNROLL
+			for (int e = 0; MINIMUM && e < 2; e++)
+				both[e] = GRAIN == 32 ? sums[e].x + sums[e].y : i ? sums[e].y : sums[e].x;
+			if (FLOATS)
+				mr_add<false>(acc[j], s, 1.0f, 1.0f, 0.0f, 0.0f, both);
+			else
+				mr_add<MINIMUM>(acc[j], s, d[0][i], d[1][i], m[0][i], m[1][i], both);
+		}
 	}
 }
 
@@ -201,14 +235,13 @@ MR_FN mr_weights mr_view(const mr_cuda_product_args &a, const mr_cuda_job &job, 
 }
 
 // mr_product_split is the kernel for few rows: a block has 16 outputs and 8*NT rows, and its warps
-// take the chunks in turn. After each round of chunks the sums of the spans, which lie in shared
-// memory, are added in their order.
+// take the chunks in turn. After each round of chunks their sums, which lie in shared memory, are
+// added in their order.
 template <int TYPE, int WP, int XP, int NT>
 MR_FN void mr_product_split(const mr_cuda_product_args &a)
 {
 	typedef mr_plan<TYPE, XP> plan;
 	constexpr int SUMS = MR_OUTPUTS * MR_ROWS * NT;
-	constexpr int SPANS = plan::CHUNK / plan::SPAN; // of a chunk
 	MR_DYNAMIC_SHARED(shared);
 	int lane = threadIdx.x % MR_WARP, warp = threadIdx.x / MR_WARP, g = lane / 4, t = lane % 4;
 	int tile;
@@ -218,10 +251,8 @@ MR_FN void mr_product_split(const mr_cuda_product_args &a)
 	mr_weights w = mr_view<TYPE, XP>(a, job, o0);
 	unsigned char *stage = shared + warp * 2 * plan::STAGE;
 	float *sums = (float *)(shared + MR_PRODUCT_WARPS * 2 * plan::STAGE);
-	uint64_t x_row[NT];
-	MR_UNROLL
-	for (int j = 0; j < NT; j++)
-		x_row[j] = mr_x_row(a, job, n0 + MR_ROWS * j + g) + 16 * t;
+	mr_x<NT> x;
+	mr_x_open<TYPE>(a, job, n0, x);
 	float total[NT];
 	MR_UNROLL
 	for (int j = 0; j < NT; j++)
@@ -239,41 +270,35 @@ MR_FN void mr_product_split(const mr_cuda_product_args &a)
 		mr_copies_commit();
 		mr_copies_wait<1>();
 		__syncwarp();
-		float *part = sums + round % 2 * MR_PRODUCT_WARPS * SPANS * SUMS;
+		float acc[NT][4];
 		MR_UNROLL
-		for (int span = 0; span < SPANS; span++) {
-			int from = span * plan::SPAN;
-			int to = mr_min(from + plan::SPAN, mr_min(w.chunk, w.inputs - k));
-			if (from >= to)
-				break;
-			mr_sums<XP, NT> s;
-			s.clear();
-			for (int c = from; c < to; c += 32)
-				mr_block32<TYPE, WP>(w, stage + round % 2 * plan::STAGE, k + c, c, s,
-					[&](int piece, int j) {
-						return *(const uint4 *)(x_row[j] + piece * a.x_piece_bytes + (k + c) * 2);
-					});
-			float *own = part + (warp * SPANS + span) * SUMS;
+		for (int i = 0; i < 4 * NT; i++)
+			acc[i / 4][i % 4] = 0.0f;
+		int end = mr_min(w.chunk, w.inputs - k);
+		uint32_t row_at[2];
+		mr_rows_at<TYPE, XP>(w, k, row_at);
+		MR_UNROLL_BY(2)
+		for (int c = 0; c < end; c += 32)
+			mr_block32<TYPE, WP, XP, NT>(w, stage + round % 2 * plan::STAGE, k + c, c, row_at,
+				(const float *)a.x_sums, x, acc, [&](int piece, int j) {
+					return *(const uint4 *)(x.row[j] + piece * a.x_piece_bytes + (k + c) * 2);
+				});
+		float *part = sums + round % 2 * MR_PRODUCT_WARPS * SUMS, *own = part + warp * SUMS;
+		MR_UNROLL
+		for (int j = 0; j < NT; j++)
 			MR_UNROLL
-			for (int j = 0; j < NT; j++)
-				MR_UNROLL
-				for (int i = 0; i < 4; i++)
-					own[(j * MR_OUTPUTS + g + i / 2 * 8) * MR_ROWS + 2 * t + i % 2] = s.get(j, i);
-		}
+			for (int i = 0; i < 4; i++)
+				own[(j * MR_OUTPUTS + g + i / 2 * 8) * MR_ROWS + 2 * t + i % 2] = acc[j][i];
 		__syncthreads();
 		// Values threadIdx.x, threadIdx.x + 128, ..; the other half of sums is written meanwhile.
 		MR_UNROLL
-		for (int other = 0; other < MR_PRODUCT_WARPS; other++)
+		for (int other = 0; other < MR_PRODUCT_WARPS; other++) {
+			if ((round * MR_PRODUCT_WARPS + other) * w.chunk >= w.inputs)
+				break;
 			MR_UNROLL
-			for (int span = 0; span < SPANS; span++) {
-				int from = (round * MR_PRODUCT_WARPS + other) * w.chunk + span * plan::SPAN;
-				if (span * plan::SPAN >= w.chunk || from >= w.inputs)
-					continue;
-				MR_UNROLL
-				for (int j = 0; j < NT; j++)
-					total[j] = total[j] + part[(other * SPANS + span) * SUMS +
-						j * MR_OUTPUTS * MR_ROWS + threadIdx.x];
-			}
+			for (int j = 0; j < NT; j++)
+				total[j] = total[j] + part[other * SUMS + j * MR_OUTPUTS * MR_ROWS + threadIdx.x];
+		}
 	}
 	MR_UNROLL
 	for (int j = 0; j < NT; j++)
@@ -316,12 +341,12 @@ MR_FN void mr_product_tile(const mr_cuda_product_args &a)
 	mr_weights w = mr_view<TYPE, XP>(a, job, o0);
 	unsigned char *stage = shared + warp * 2 * plan::STAGE;
 	unsigned char *x_stage = shared + MR_PRODUCT_WARPS * 2 * plan::STAGE;
-	float total[NT][4];
+	mr_x<NT> x;
+	mr_x_open<TYPE>(a, job, n0, x);
+	float total[NT][4], acc[NT][4];
 	MR_UNROLL
-	for (int j = 0; j < NT; j++)
-		MR_UNROLL
-		for (int i = 0; i < 4; i++)
-			total[j][i] = 0.0f;
+	for (int i = 0; i < 4 * NT; i++)
+		total[i / 4][i % 4] = acc[i / 4][i % 4] = 0.0f;
 
 	static_assert(NT % 2 == 0, "a thread stages every sixteenth row");
 	uint64_t x_row[NT / 2];
@@ -331,7 +356,6 @@ MR_FN void mr_product_tile(const mr_cuda_product_args &a)
 	mr_stage<TYPE, XP>(w, 0, stage);
 	mr_stage_x<XP, NT>(x_row, a.x_piece_bytes, 0, x_stage);
 	mr_copies_commit();
-	mr_sums<XP, NT> s;
 	for (int k = 0; k < w.inputs; k += MR_STEP) {
 		int c = k % w.chunk, chunk = k / w.chunk, step = k / MR_STEP;
 		mr_copies_wait<0>();
@@ -342,22 +366,22 @@ MR_FN void mr_product_tile(const mr_cuda_product_args &a)
 			mr_stage_x<XP, NT>(x_row, a.x_piece_bytes, k + MR_STEP,
 				x_stage + (step + 1) % 2 * X_STAGE);
 		mr_copies_commit();
-		if (k % plan::SPAN == 0)
-			s.clear();
-		const unsigned char *x = x_stage + step % 2 * X_STAGE;
-		MR_UNROLL
+		const unsigned char *staged = x_stage + step % 2 * X_STAGE;
+		uint32_t row_at[2];
+		mr_rows_at<TYPE, XP>(w, k - c, row_at);
 		for (int b = 0; b < MR_STEP && k + b < w.inputs; b += 32)
-			mr_block32<TYPE, WP>(w, stage + chunk % 2 * plan::STAGE, k + b, c + b, s,
-				[&](int piece, int j) {
+			mr_block32<TYPE, WP, XP, NT>(w, stage + chunk % 2 * plan::STAGE, k + b, c + b, row_at,
+				(const float *)a.x_sums, x, acc, [&](int piece, int j) {
 					int u = (b / 8 + t) ^ g % 2 * 4;
-					return *(const uint4 *)(x + ((piece * N + MR_ROWS * j + g) * UNITS + u) * 16);
+					return *(const uint4 *)(staged +
+						((piece * N + MR_ROWS * j + g) * UNITS + u) * 16);
 				});
-		if ((k + MR_STEP) % plan::SPAN == 0 || k + MR_STEP >= w.inputs)
+		if (c + MR_STEP == w.chunk || k + MR_STEP >= w.inputs)
 			MR_UNROLL
-			for (int j = 0; j < NT; j++)
-				MR_UNROLL
-				for (int i = 0; i < 4; i++)
-					total[j][i] = total[j][i] + s.get(j, i);
+			for (int i = 0; i < 4 * NT; i++) {
+				total[i / 4][i % 4] = total[i / 4][i % 4] + acc[i / 4][i % 4];
+				acc[i / 4][i % 4] = 0.0f;
+			}
 	}
 	MR_UNROLL
 	for (int j = 0; j < NT; j++)

@@ -319,8 +319,8 @@ static void run_block(machine *m, bool backwards)
 		if (m->shared_memory[i] != GUARD_BYTE || m->shared[m->shared_bytes + i] != GUARD_BYTE) {
 			m->error = SHARED_MEMORY;
 			snprintf(m->message, sizeof m->message, "block %u %u %u: memory outside the %u bytes "
-				"of shared memory was written", m->block_index.x, m->block_index.y, m->block_index.z,
-				m->shared_bytes);
+				"of shared memory was written", m->block_index.x, m->block_index.y,
+				m->block_index.z, m->shared_bytes);
 			return;
 		}
 }

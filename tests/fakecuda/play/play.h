@@ -31,12 +31,18 @@
 #define MR_FN_MEMBER inline
 #define MR_ARGS
 #define MR_UNROLL
+#define MR_UNROLL_BY(n)
 #define MR_KERNEL(threads) static void
+#define MR_KERNEL_OF(threads, blocks) static void
 #define __shared__ static thread_local
 #define MR_DYNAMIC_SHARED(name) unsigned char *name = play::self->shared
 
 struct alignas(16) uint4 {
 	uint32_t x, y, z, w;
+};
+
+struct alignas(8) float2 {
+	float x, y;
 };
 
 struct alignas(16) float4 {
@@ -284,6 +290,14 @@ static inline uint32_t mr_round_bf16(float f)
 static inline uint32_t mr_bf16x2(float low, float high)
 {
 	return mr_round_bf16(low) | mr_round_bf16(high) << 16;
+}
+
+static inline uint32_t mr_fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+	using play::bf16; // products are exact in float, and sums in double
+	double low = (double)(bf16(a & 0xffff) * bf16(b & 0xffff)) + bf16(c & 0xffff);
+	double high = (double)(bf16(a >> 16) * bf16(b >> 16)) + bf16(c >> 16);
+	return mr_bf16x2((float)low, (float)high);
 }
 
 static inline float mr_half_float(uint32_t half)
