@@ -34,14 +34,31 @@ func (p *batchJob) fit(o Options) Options {
 		o.Context = min(whole, contextMax)
 	}
 	f := batchFit{engine: p.asks, jobs: jobs, best: o}
+	if o.Sections == 0 { // a ring that overlaps well first, and any other only if memory is short
+		f.best.Sections = batchRing
+		if f.chunks(f.best); f.seconds > 0 {
+			return f.best
+		}
+		f.best = o
+	}
+	f.chunks(o)
+	return f.best
+}
+
+// batchRing is the sections of a job's ring: as many reads under way as the reader takes, and as many
+// groups computed or landing. A few megabytes less of cache cost little where every pass sweeps over
+// all experts; a ring of two or three leaves little that can overlap.
+const batchRing = 16
+
+// chunks tries the rows of a pass that the options leave open.
+func (f *batchFit) chunks(o Options) {
 	if o.Chunk != 0 {
 		f.tryAll(o, o.Chunk)
-		return f.best
+		return
 	}
 	for chunk := batchChunkMax; chunk >= chunkLeast; chunk /= 2 {
 		f.tryAll(o, chunk)
 	}
-	return f.best
 }
 
 // batchChunkMax is the most rows of a pass that are considered.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/moering/moering/engine/internal/kv"
 )
 
 // A beginning that requests have in common is computed once, whole pages of it, and answers are
@@ -19,33 +21,40 @@ func TestBatchComputesACommonBeginningOnce(t *testing.T) {
 	in := filepath.Join(dir, "in.txt")
 	var lines []string
 	common := strings.Repeat("// Reader reads. ", 16)
-	for i := range 20 {
+	n := 20
+	if !haveCPU { // the reference device is slow
+		n = 5
+	}
+	for i := range n {
 		lines = append(lines, fmt.Sprintf("%s func f%d()", common, i))
 	}
 	lines = append(lines, "x", "y z")
 	writeLines(t, in, lines)
+	e := open(t, tiny, Options{})
+	tokens := func(text string) int64 {
+		ids, err := e.Encode(text, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int64(len(ids))
+	}
+	all := int64(0)
+	for _, l := range lines {
+		all += tokens(l)
+	}
+	// All but the first find the whole pages, of which the last may end beyond what is common.
+	least := int64(n-1) * ((tokens(common)-1)/kv.PageTokens - 1) * kv.PageTokens
 	for _, sequences := range []int{4, 30} {
 		r, err := Batch(context.Background(), tiny, Options{Context: 256, Sequences: sequences},
 			BatchOptions{Input: in, Output: filepath.Join(dir, fmt.Sprint(sequences)), MaxTokens: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := PlanBatch(context.Background(), tiny, Options{Context: 256}, BatchOptions{Input: in})
-		if err != nil {
-			t.Fatal(err)
+		if r.PromptTokens+r.SharedTokens != all {
+			t.Errorf("%d computed and %d shared of %d tokens", r.PromptTokens, r.SharedTokens, all)
 		}
-		if r.PromptTokens+r.SharedTokens != p.PromptTokens {
-			t.Errorf("%d computed and %d shared of %d tokens", r.PromptTokens, r.SharedTokens,
-				p.PromptTokens)
-		}
-		e := open(t, tiny, Options{})
-		ids, err := e.Encode(common, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// 19 requests find the whole pages; one token before the first difference may be cut off.
-		if least := int64(19 * (len(ids) - 1) / 32 * 32); r.SharedTokens < least-19*32 {
-			t.Errorf("%d tokens were shared, want about %d", r.SharedTokens, least)
+		if r.SharedTokens < least {
+			t.Errorf("%d tokens were shared, want at least %d", r.SharedTokens, least)
 		}
 	}
 }
@@ -54,13 +63,13 @@ func TestBatchComputesACommonBeginningOnce(t *testing.T) {
 func TestBatchPlan(t *testing.T) {
 	dir := t.TempDir()
 	in := filepath.Join(dir, "in.jsonl")
-	writeLines(t, in, append(batchLines(30, 3), "bad"))
-	p, err := PlanBatch(context.Background(), tiny, Options{}, BatchOptions{Input: in})
+	writeLines(t, in, append(batchLines(12, 3), "bad"))
+	p, err := PlanBatch(context.Background(), tiny, Options{Chunk: 64}, BatchOptions{Input: in})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := p.Forecast
-	if p.Requests != 31 || p.Refused != 1 || p.PromptTokens <= 0 || f.PrefillTokens != p.PromptTokens ||
+	if p.Requests != 13 || p.Refused != 1 || p.PromptTokens <= 0 || f.PrefillTokens != p.PromptTokens ||
 		f.DecodeTokens != p.NewTokens || f.Seconds <= 0 || f.Passes <= 0 || len(f.Helps) != 3 ||
 		f.Refused != 0 || p.Rates.PrefillRowSeconds <= 0 {
 		t.Errorf("%+v", p)
