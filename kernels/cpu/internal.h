@@ -64,7 +64,7 @@ typedef struct {
 	int16_t elements, bytes; // of a unit of one row
 	int8_t segments;
 	int8_t tail; // bytes of a tile's unit that lie behind its last unit, so that the others stay aligned
-	segment segment[8];
+	segment segment[9];
 } format;
 
 enum { PLAIN, FLIP, SPREAD }; // dword ^ 0x80808080; high bits spread for shifting

@@ -170,15 +170,15 @@ INLINE VI signed_byte_at(VI v, int i) { return vi_sra(vi_sll(v, 24 - 8 * i), 24)
 
 INLINE void unpack_q6(const uint8_t *u4, const uint8_t *tail2, int b, block *k)
 {
-	const uint8_t *half = u4 + 256 + b / 4 * 1536;
-	VI z = vi_load(u4 + b / 2 * 64);
+	const uint8_t *half = u4 + b / 4 * 1664;
+	VI z = vi_load(half + b / 2 % 2 * 64);
 	k->s0 = signed_byte_at(z, b % 2 * 2);
 	k->s1 = signed_byte_at(z, b % 2 * 2 + 1);
 	k->d = vf_half(tail2);
 UNROLL(8)
 	for (int j = 0; j < 8; j++) {
-		VI low = vi_srl(vi_load(half + b % 2 * 512 + 64 * j), b / 2 % 2 * 4);
-		VI high = vi_move(vi_load(half + 1024 + 64 * j), b % 4 * 2, 4);
+		VI low = vi_srl(vi_load(half + 128 + b % 2 * 1024 + 64 * j), b / 2 % 2 * 4);
+		VI high = vi_move(vi_load(half + 640 + 64 * j), b % 4 * 2, 4);
 		k->w[j] = vi_or(vi_and(low, vi_set1(0x0f0f0f0f)), vi_and(high, vi_set1(0x30303030)));
 	}
 }
