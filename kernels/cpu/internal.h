@@ -63,7 +63,7 @@ typedef struct {
 typedef struct {
 	int16_t elements, bytes; // of a unit of one row
 	int8_t segments;
-	int8_t tail; // bytes of a tile's unit that lie behind its last unit, so that the others stay aligned
+	int8_t head; // bytes of a unit of a tile that lie before its pair of units: half a cache line or none
 	segment segment[9];
 } format;
 

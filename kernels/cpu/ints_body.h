@@ -27,7 +27,7 @@ INLINE int fmt_blocks(int t)
 	return t == T_Q2_K || t == T_Q3_K || t == T_Q4_K || t == T_Q5_K || t == T_Q6_K || t == T_IQ4XS ? 8
 	                                                                                               : 2;
 }
-// fmt_unit is without what lies behind the last unit.
+// fmt_unit is without the head.
 INLINE int fmt_unit(int t)
 {
 	switch (t) {
@@ -45,7 +45,7 @@ INLINE int fmt_unit(int t)
 	default: return 2176;
 	}
 }
-INLINE int fmt_tail(int t) { return t == T_MXFP4 || t == T_Q3_K || t == T_Q6_K ? 32 : 0; }
+INLINE int fmt_head(int t) { return t == T_MXFP4 || t == T_Q3_K || t == T_Q6_K ? 32 : 0; }
 INLINE int fmt_offset(int t)
 {
 	switch (t) {
@@ -153,11 +153,11 @@ INLINE VI scale_q3(const uint8_t *u4, int s)
 	return vi_add(v, vi_set1(-32));
 }
 
-INLINE void unpack_q3(const uint8_t *u4, const uint8_t *tail2, int b, block *k)
+INLINE void unpack_q3(const uint8_t *u4, const uint8_t *head2, int b, block *k)
 {
 	k->s0 = scale_q3(u4, 2 * b);
 	k->s1 = scale_q3(u4, 2 * b + 1);
-	k->d = vf_half(tail2);
+	k->d = vf_half(head2);
 UNROLL(8)
 	for (int j = 0; j < 8; j++) {
 		k->w[j] = vi_and(vi_srl(vi_load(u4 + 704 + b / 4 * 512 + 64 * j), b % 4 * 2),
@@ -168,13 +168,13 @@ UNROLL(8)
 
 INLINE VI signed_byte_at(VI v, int i) { return vi_sra(vi_sll(v, 24 - 8 * i), 24); }
 
-INLINE void unpack_q6(const uint8_t *u4, const uint8_t *tail2, int b, block *k)
+INLINE void unpack_q6(const uint8_t *u4, const uint8_t *head2, int b, block *k)
 {
 	const uint8_t *half = u4 + b / 4 * 1664;
 	VI z = vi_load(half + b / 2 % 2 * 64);
 	k->s0 = signed_byte_at(z, b % 2 * 2);
 	k->s1 = signed_byte_at(z, b % 2 * 2 + 1);
-	k->d = vf_half(tail2);
+	k->d = vf_half(head2);
 UNROLL(8)
 	for (int j = 0; j < 8; j++) {
 		VI low = vi_srl(vi_load(half + 128 + b % 2 * 1024 + 64 * j), b / 2 % 2 * 4);
@@ -183,9 +183,9 @@ UNROLL(8)
 	}
 }
 
-// unpack reads block b of the unit at u, lanes lane0 to lane0+L-1; tail is what lies behind the last
-// unit and belongs to this one.
-INLINE void unpack(int t, const uint8_t *u, const uint8_t *tail, int lane0, int b, block *k)
+// unpack reads block b of the unit at u, lanes lane0 to lane0+L-1; head is what lies before the pair
+// of units and belongs to this one.
+INLINE void unpack(int t, const uint8_t *u, const uint8_t *head, int lane0, int b, block *k)
 {
 	const uint8_t *u4 = u + 4 * lane0, *u2 = u + 2 * lane0; // for dwords, for halves
 	switch (t) {
@@ -219,7 +219,7 @@ UNROLL(8)
 		break;
 	case T_MXFP4: {
 		// 2^(e-128) as a product of two powers, so that it may be subnormal.
-		VI e = vi_u8(tail + lane0 + 16 * b), h = vi_srl(e, 1);
+		VI e = vi_u8(head + lane0 + 16 * b), h = vi_srl(e, 1);
 		VI r = vi_add(e, vi_mul(h, vi_set1(-1)));
 		k->d = vf_mul(vf_bits(vi_sll(vi_add(h, vi_set1(63)), 23)),
 		              vf_bits(vi_sll(vi_add(r, vi_set1(63)), 23)));
@@ -228,10 +228,10 @@ UNROLL(8)
 		break;
 	}
 	case T_Q2_K: unpack_q2(u4, u2, b, k); break;
-	case T_Q3_K: unpack_q3(u4, tail + 2 * lane0, b, k); break;
+	case T_Q3_K: unpack_q3(u4, head + 2 * lane0, b, k); break;
 	case T_Q4_K:
 	case T_Q5_K: unpack_k45(t, u4, u2, b, k); break;
-	case T_Q6_K: unpack_q6(u4, tail + 2 * lane0, b, k); break;
+	case T_Q6_K: unpack_q6(u4, head + 2 * lane0, b, k); break;
 	default: { // T_IQ4XS
 		VI low = vi_and(vi_srl(vi_load(u4 + 64), 4 * b), vi_set1(15));
 		VI high = vi_and(vi_srl(vi_u16(u2 + 32), 2 * b), vi_set1(3));
@@ -286,7 +286,7 @@ INLINE void product(int t, int mr, const uint8_t *w, long units, const void *con
                     long ahead)
 {
 	for (int lane0 = 0; lane0 < TILE; lane0 += L) {
-		const uint8_t *x[8], *u = w, *tail = w + units * fmt_unit(t);
+		const uint8_t *x[8], *u = w;
 		VF f[8];
 UNROLL(8)
 		for (int i = 0; i < mr; i++) {
@@ -294,9 +294,14 @@ UNROLL(8)
 			f[i] = vf_set1(0);
 		}
 		long at = 0;
-		for (long n = 0; n < units; n++, u += fmt_unit(t), tail += fmt_tail(t)) {
-			if (fmt_tail(t) && mr == 1) // a second stream, too thin for the machine to notice
-				__builtin_prefetch(tail + units * (fmt_unit(t) + fmt_tail(t)));
+		for (long n = 0; n < units; n++, u += fmt_unit(t)) {
+			const uint8_t *head = u;
+			if (fmt_head(t)) {
+				int odd = n & 1;
+				head = w + (n - odd) * (fmt_unit(t) + fmt_head(t));
+				u = head + (n + 1 < units || odd ? 2 : 1) * fmt_head(t) + odd * fmt_unit(t);
+				head += odd * fmt_head(t);
+			}
 			if (mr > 1) {
 UNROLL(64)
 				for (int i = 0; i < fmt_unit(t); i += CACHE_LINE)
@@ -307,7 +312,7 @@ UNROLL(8)
 				block k;
 				// Blocks share bytes, which compilers would keep, and then spill.
 				__asm__("" : "+r"(u));
-				unpack(t, u, tail, lane0, b, &k);
+				unpack(t, u, head, lane0, b, &k);
 				multiply(t, mr, &k, x, at, f);
 			}
 		}

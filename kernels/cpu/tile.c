@@ -1,8 +1,9 @@
 // Tiles: 16 rows interleaved dword by dword, so that lane r of a vector is row r and a tile is one
 // sequential stream. A unit is 64 columns of a 32-element format, or one 256-element block; its
 // bytes are a permutation of the published bytes of its 16 rows, whose segments are tabulated here
-// in the order in which they are read. Where the scales of a unit would be half a cache line, those of
-// all units lie behind the last one.
+// in the order in which they are read. Where the scales of a unit are half a cache line, those of two
+// units lie before the two, so that vectors are aligned; not far away, as a second stream of reads,
+// however thin, costs a third of the memory's bandwidth.
 // Quantised weights of 8 bits have their sign bit flipped (unsigned with an offset of 128), and the
 // fifth bits of Q5_0 and Q5_1 are reordered: bit 8k+j belongs to element 4j+k, so that a shift by j
 // brings those of dword j to the bottom of its bytes.
@@ -102,14 +103,16 @@ static void pack_quads(const segment *g, const uint8_t *rows, int64_t stride, ui
 			           unit + g->to + 4 * TILE * i + 4 * r);
 }
 
-// unit_main returns the bytes of a unit that lie together.
-static int64_t unit_main(const format *f) { return f->bytes * TILE - f->tail; }
+// unit_main returns the bytes of a unit without its head; the head's offsets begin there.
+static int64_t unit_main(const format *f) { return f->bytes * TILE - f->head; }
 
 // unit_of returns where offset 0 of a segment's unit would be.
 static inline int64_t unit_of(const format *f, const segment *g, int64_t u, int64_t units)
 {
-	int64_t main = unit_main(f);
-	return g->to < main ? u * main : units * main + u * f->tail - main;
+	int64_t main = unit_main(f), odd = u & 1, pair = (u - odd) * f->bytes * TILE;
+	if (g->to >= main)
+		return pair + odd * f->head - main;
+	return pair + (u + 1 < units || odd ? 2 : 1) * f->head + odd * main;
 }
 
 static void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int n, int64_t u,
