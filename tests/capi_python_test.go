@@ -75,7 +75,7 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 	run(t, exec.Command("go", "build", "-o", moering, "../cmd/moering"))
 	want := string(run(t, exec.Command(moering, "run", "-m", tinyModel, "--context=512", "-n", "64",
 		"--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
-	if got != strings.TrimSuffix(want, "\n") || len(got) < 50 {
+	if got != strings.TrimSuffix(want, "\n") || len(got) < 10 {
 		t.Errorf("%q, the command line %q", got, want)
 	}
 }
