@@ -133,7 +133,7 @@ func (p *standIn) within(what string, e kernels.Event) {
 // The device may be closed while its streams are in use: they fail, and nothing else happens.
 func TestTheDeviceClosesUnderUse(t *testing.T) {
 	p := play(t)
-	for seed := range uint64(40) {
+	for seed := range uint64(8) {
 		p.ask("delays %d 4 100", seed)
 		d := p.open(Options{})
 		var work sync.WaitGroup
@@ -165,7 +165,7 @@ func TestTheDeviceClosesUnderUse(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(seed) * 100 * time.Microsecond)
+		time.Sleep(time.Duration(seed) * 500 * time.Microsecond)
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
