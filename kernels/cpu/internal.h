@@ -46,9 +46,9 @@ struct isa {
 };
 
 extern const isa isa_portable;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 extern const isa isa_avx2, isa_avxvnni, isa_avx512;
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(MOERING_PORTABLE)
 extern const isa isa_neon;
 #endif
 

@@ -1,5 +1,5 @@
 // The kernels for avx2; the target is of this file alone, the machine is asked at run time.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // The kernels for AVX2 with AVX-VNNI; the target is of this file alone, the machine is asked at run
 // time.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>

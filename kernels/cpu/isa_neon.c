@@ -1,6 +1,6 @@
 // The kernels for NEON with dot product; the target is of this file alone, the machine is asked at run
 // time.
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(MOERING_PORTABLE)
 #if defined(__clang__)
 #include <arm_neon.h>
 #include <math.h>

@@ -1,15 +1,15 @@
 // What a chunk of a task does, and which instruction set does it.
 #include "internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 #include <cpuid.h>
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(MOERING_PORTABLE)
 #include <sys/auxv.h>
 
 enum { DOT_PRODUCT = 1 << 20 }; // HWCAP_ASIMDDP of Linux
 #endif
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 // has_avxvnni asks CPUID leaf 7, subleaf 1, for which compilers have no name yet.
 static int has_avxvnni(void)
 {
@@ -22,7 +22,7 @@ static int has_avxvnni(void)
 const isa *isa_find(const char *name)
 {
 	int any = !*name;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MOERING_PORTABLE)
 	__builtin_cpu_init();
 	if ((any || !strcmp(name, "avx512")) && __builtin_cpu_supports("avx512f") &&
 	    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -35,7 +35,7 @@ const isa *isa_find(const char *name)
 	if ((any || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2") &&
 	    __builtin_cpu_supports("fma"))
 		return &isa_avx2;
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(MOERING_PORTABLE)
 	if ((any || !strcmp(name, "neon")) && (getauxval(AT_HWCAP) & DOT_PRODUCT))
 		return &isa_neon;
 #endif
