@@ -21,12 +21,16 @@ def main() -> None:
     p.add_argument("--gen-tokens", type=int, default=16)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seed", type=int, default=1)
+    # llama.cpp keeps a second, repacked copy of the weights unless told not to: faster, but in memory
+    # that a limit does not have.
+    p.add_argument("--no-repack", action="store_true")
     o = p.parse_args()
 
-    l.llama_log_set(l.llama_log_callback(lambda *_: None), None)
+    quiet = l.llama_log_callback(lambda *_: None)  # llama.cpp keeps the pointer, not a reference
+    l.llama_log_set(quiet, None)
     l.llama_backend_init()
     mp = l.llama_model_default_params()
-    mp.use_mmap, mp.n_gpu_layers = True, 0
+    mp.n_gpu_layers, mp.use_extra_bufts = 0, not o.no_repack  # it maps the file unless told not to
     model = l.llama_model_load_from_file(o.model.encode(), mp)
     if not model:
         raise SystemExit(f"llama.cpp cannot load {o.model}")
