@@ -39,6 +39,22 @@ need_cc() {
 
 go_files() { find . -name '*.go' -not -path './.*' -print0; }
 
+# python_tools NAME REQUIREMENTS [PIP-OPTION]... makes the virtual environment .cache/NAME anew where it
+# is not of those requirements.
+python_tools() {
+	local venv=.cache/$1 wanted=$2
+	shift 2
+	cmp -s "$wanted" "$venv/requirements.txt" && return
+	say "installing $wanted into $venv"
+	rm -rf "$venv"
+	if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check \
+		"$@" -r "$wanted"; }; then
+		echo "build.sh: $wanted cannot be installed: this needs python3 with venv, and PyPI" >&2
+		return 1
+	fi
+	cp "$wanted" "$venv/requirements.txt"
+}
+
 help_build="compiles bin/moering. With CGO_ENABLED=0 no C compiler is needed, and computing is slow."
 cmd_build() {
 	if [ "$(go env CGO_ENABLED)" = 1 ]; then need_cc; fi
@@ -49,12 +65,12 @@ cmd_build() {
 number() { sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" | head -n 1; }
 
 help_demo="builds, then runs the trained model $model under the least memory budget that works and
-2 MB more, so that its experts do not fit: they stream from disk. Arguments go to \"moering run\"."
+5 MB more, so that its experts do not fit: they stream from disk. Arguments go to \"moering run\"."
 cmd_demo() {
 	cmd_build
 	local least plan experts room
 	least=$(bin/moering inspect -m "$model" --context 512 --json | number least_budget_bytes)
-	local ram=$((least + 2000000))
+	local ram=$((least + 5000000))
 	plan=$(bin/moering inspect -m "$model" --context 512 --ram "$ram" --json)
 	experts=$(number expert_bytes <<<"$plan")
 	room=$(($(number ring_bytes <<<"$plan") + $(number cache_bytes <<<"$plan")))
@@ -69,6 +85,8 @@ cmd_demo() {
 help_test="checks the format, vets, builds and tests without cgo, and then tests everything with the
 race detector and invariant checks. Needs a C compiler. MOERING_FIXTURES may name a folder with
 vocabularies and chat templates of published models; tests that use them are skipped without it.
+Python programs that read and embed Moering are tested with the packages of tests/requirements.txt, from
+PyPI in .cache/tests; MOERING_PYTHON names another Python that has them. Without python3 they are left out.
 At the end the GPU kernels are compiled and assembled (./build.sh ptx --help); MOERING_SKIP_PTX=1 leaves
 that out."
 cmd_test() {
@@ -83,6 +101,11 @@ cmd_test() {
 	say "vet"
 	go vet ./...
 	go vet -tags invariants ./...
+	if [ -z "${MOERING_PYTHON:-}" ] && command -v python3 >/dev/null; then
+		python_tools tests tests/requirements.txt
+		MOERING_PYTHON=$(pwd)/.cache/tests/bin/python
+		export MOERING_PYTHON
+	fi
 	say "without cgo"
 	CGO_ENABLED=0 go build ./...
 	CGO_ENABLED=0 go test -timeout "$test_timeout" ./...
@@ -185,19 +208,9 @@ With --check nothing is written: it fails where a file is stale, or the assemble
 compilers are those that tools/cuda-requirements.txt pins, in .cache/cuda; they are downloaded once, 70 MB
 from PyPI, which needs python3 with venv. With --verbose it prints what the assembler says."
 cmd_ptx() {
-	local venv=.cache/cuda
-	if ! cmp -s tools/cuda-requirements.txt "$venv/requirements.txt"; then
-		say "installing NVIDIA's compilers into $venv"
-		rm -rf "$venv"
-		if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --no-deps \
-			--disable-pip-version-check -r tools/cuda-requirements.txt; }; then
-			echo "build.sh: the GPU kernels' compilers cannot be installed: this needs python3 with venv," \
-				"and PyPI. MOERING_SKIP_PTX=1 ./build.sh test leaves them out." >&2
-			exit 1
-		fi
-		cp tools/cuda-requirements.txt "$venv/requirements.txt"
-	fi
-	"$venv/bin/python" tools/ptx.py "$@"
+	python_tools cuda tools/cuda-requirements.txt --no-deps ||
+		{ echo "build.sh: MOERING_SKIP_PTX=1 ./build.sh test leaves the GPU kernels out." >&2; exit 1; }
+	.cache/cuda/bin/python tools/ptx.py "$@"
 }
 
 help_wheel="makes the Python package in dist/, with the C library inside. Needs a C compiler, Python 3.9

@@ -28,6 +28,7 @@ type Engine struct {
 	options Options // effective
 	model   *arch.Model
 	info    Info
+	groups  groups
 	plan    Plan
 	tok     *tokenizer.Tokenizer // nil: the model has none
 	ends    map[int32]bool
@@ -155,6 +156,7 @@ func (e *Engine) understand(path string, o Options) error {
 	if e.device, err = openDevice(e.options); err != nil {
 		return err
 	}
+	e.groups = groupsOf(e.model)
 	return e.makePlan()
 }
 

@@ -21,14 +21,6 @@ const (
 	reserveBytes     = 64 << 20
 )
 
-// denseRing is the least number of sections for dense weights that do not all fit: the present
-// layer's, the next one's on its way, and one whose kernels may still run.
-const denseRing = 3
-
-// hostRing is the number of sections of host memory through which groups pass on their way to a
-// device, beside those that stay.
-const hostRing = 8
-
 // effective fills in what the options left to the engine.
 func effective(o Options, m *arch.Model) (Options, error) {
 	if o.Device == "" {
@@ -57,135 +49,115 @@ func effective(o Options, m *arch.Model) (Options, error) {
 	return o, nil
 }
 
-// needs are the parts of a plan that do not depend on how it is split.
-type needs struct {
+// groups are a model's groups and the sections that hold any of them: in host memory, and in that of a
+// device.
+type groups struct {
 	experts, layers         []weights.Group
-	section, dense          int64 // bytes in the memory that is computed in
-	hostSection, hostDense  int64 // and on the way there; 0 where it is the same
+	section, dense          int64
+	deviceSection, devDense int64
 	stay, staging           int64
-	kvToken, kvTokens       int64
-	unified                 bool
-	budget, host            int64
-	work, hostWork, reserve int64 // of the memory that is computed in, of the host
 }
 
-func (e *Engine) needs(chunk int) needs {
-	m, o := e.model, &e.options
-	n := needs{experts: weights.Experts(m), layers: weights.Layers(m), unified: true,
-		budget: o.HostMemory, reserve: reserveBytes,
-		kvToken: kv.TokenBytes(o.kvType(), len(m.Layers), m.KVHeads, m.HeadDim),
-		// Pages are whole, so tokens are counted in pages.
-		kvTokens: int64(kv.Pages(o.Context) * kv.PageTokens)}
-	n.section, n.dense = weights.SectionBytes(n.experts), weights.SectionBytes(n.layers)
-	n.stay, n.staging = forward.ResidentBytes(m)
-	n.work, n.hostWork = forward.WorkBytes(m, chunk)
-	if info := e.device.Info(); !info.Unified {
-		n.unified = false
-		n.work += forward.DeviceScratchBytes(m, chunk, o.Context)
-		n.hostSection, n.hostDense = n.section, n.dense
-		n.section = weights.DeviceSectionBytes(n.experts)
-		n.dense = weights.DeviceSectionBytes(n.layers)
-		n.host = o.HostMemory
-		if n.budget = o.DeviceMemory; n.budget == 0 {
-			n.budget = info.MemoryBytes / 10 * 9
-		}
-	}
-	return n
+func groupsOf(m *arch.Model) groups {
+	g := groups{experts: weights.Experts(m), layers: weights.Layers(m)}
+	g.section, g.dense = weights.SectionBytes(g.experts), weights.SectionBytes(g.layers)
+	g.deviceSection = weights.DeviceSectionBytes(g.experts)
+	g.devDense = weights.DeviceSectionBytes(g.layers)
+	g.stay, g.staging = forward.ResidentBytes(m)
+	return g
 }
 
-// makePlan splits the budgets. The chunk shrinks, and dense weights stream, before a budget is called
-// too small.
+// makePlan splits the budgets. The chunk shrinks before dense weights stream, and both before a budget
+// is called too small.
 func (e *Engine) makePlan() error {
-	m, o := e.model, &e.options
+	o, layers := &e.options, int64(len(e.groups.layers))
 	chunk, smallest := o.Chunk, o.Chunk
 	if chunk == 0 {
 		chunk, smallest = min(chunkDefault, o.Context), min(chunkLeast, o.Context)
-		for chunk/2 >= smallest && e.workShare(chunk) > 1./8 {
+		for chunk/2 >= smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
 			chunk /= 2
 		}
 	}
-	layers := len(m.Layers)
-	place := e.place(chunk, layers)
-	for !place.Fits && chunk/2 >= smallest {
+	d := e.demand(chunk)
+	place := sched.Place(d.Demand)
+	for (!place.Fits || place.Dense < layers) && chunk/2 >= smallest {
 		chunk /= 2
-		place = e.place(chunk, layers)
+		d = e.demand(chunk)
+		place = sched.Place(d.Demand)
 	}
-	for dense := layers - 1; !place.Fits && dense >= min(denseRing, layers); dense-- {
-		place = e.place(chunk, dense)
-	}
-	e.plan.Least = e.placeOnly(smallest, min(denseRing, layers)).Least
-	if !place.Fits {
-		p := &e.plan
-		return fmt.Errorf("%w: %d bytes of memory; the least that works with a context of %d is %d "+
-			"(weights that stay %d, dense weights of %d layers %d, working memory %d, the program %d, "+
-			"KV cache, two sections)", ErrBudget, p.Budget, o.Context, p.Least, p.Stay,
-			p.DenseSections, p.Dense, p.Work, p.Reserve)
-	}
-	e.plan.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
-	n := e.needs(chunk)
+	e.setPlan(chunk, d, place)
 	p := &e.plan
-	p.KV = int64(p.KVTokens) * n.kvToken
-	p.Sections, p.CacheSlots = int(place.Ring), int(place.Cache)
-	p.Ring, p.Cache = place.Ring*n.section, place.Cache*n.section
-	p.Resident = p.Sections+p.CacheSlots >= p.Groups
-	if n.unified {
+	p.Least = sched.Place(e.demand(smallest).Demand).Least
+	if !place.Fits {
+		return fmt.Errorf("%w: %d bytes of memory; the least that works with a context of %d is %d "+
+			"(weights that stay %d, dense weights of %d layers, working memory %d, the program %d, "+
+			"KV cache, two sections)", ErrBudget, p.Budget, o.Context, p.Least, p.Stay,
+			min(sched.DenseRing, layers), p.Work, p.Reserve)
+	}
+	if e.device.Info().Unified {
 		return nil
 	}
-	return e.planHost(n)
+	return e.planHost(chunk)
 }
 
-func (e *Engine) workShare(chunk int) float64 {
-	n := e.needs(chunk)
-	return float64(n.work) / float64(max(n.budget, 1))
+// demand is what sched is asked for, and the parts of Fixed that the plan names.
+type demand struct {
+	sched.Demand
+	work, reserve int64
 }
 
-// place splits the budget of the memory that is computed in, for passes of chunk rows and so many
-// layers' dense weights, and sets the fixed parts of the plan.
-func (e *Engine) place(chunk, dense int) sched.Placement {
-	n := e.needs(chunk)
-	e.plan = Plan{Device: e.options.Device, Budget: n.budget, Stay: n.stay,
-		Dense: int64(dense) * n.dense, Work: n.work, Reserve: n.reserve, Groups: len(n.experts),
-		Chunk: chunk, DenseSections: dense, DenseLayers: len(n.layers),
-		KVType: e.options.kvType().String()}
-	if !n.unified {
-		e.plan.Reserve = 0
+// demand is what passes of chunk rows want of the memory that is computed in.
+func (e *Engine) demand(chunk int) demand {
+	m, o, g := e.model, &e.options, &e.groups
+	d := demand{reserve: reserveBytes}
+	d.work, _ = forward.WorkBytes(m, chunk)
+	// Pages are whole, so tokens are counted in pages.
+	tokens := int64(kv.Pages(o.Context) * kv.PageTokens)
+	d.Demand = sched.Demand{Budget: o.HostMemory, KVTokensMin: tokens,
+		KVToken:      kv.TokenBytes(o.kvType(), len(m.Layers), m.KVHeads, m.HeadDim),
+		KVTokensWant: tokens * int64(o.Sequences), Section: g.section, Groups: int64(len(g.experts)),
+		Sections: int64(o.Sections), DenseSection: g.dense, Layers: int64(len(g.layers))}
+	if info := e.device.Info(); !info.Unified {
+		d.reserve = 0 // the host's
+		d.work += forward.DeviceScratchBytes(m, chunk, o.Context)
+		d.Section, d.DenseSection = g.deviceSection, g.devDense
+		if d.Budget = o.DeviceMemory; d.Budget == 0 {
+			d.Budget = info.MemoryBytes / 10 * 9
+		}
 	}
-	return e.placeOnly(chunk, dense)
+	d.Fixed = g.stay + d.work + d.reserve
+	return d
 }
 
-func (e *Engine) placeOnly(chunk, dense int) sched.Placement {
-	n := e.needs(chunk)
-	fixed := n.stay + int64(dense)*n.dense + n.work
-	if n.unified {
-		fixed += n.reserve
-	}
-	return sched.Place(sched.Demand{Budget: n.budget, Fixed: fixed, KVToken: n.kvToken,
-		KVTokensMin: n.kvTokens, KVTokensWant: n.kvTokens * int64(e.options.Sequences),
-		Section: n.section, Groups: int64(len(n.experts)), Sections: int64(e.options.Sections)})
+func (e *Engine) setPlan(chunk int, d demand, place sched.Placement) {
+	p := Plan{Device: e.options.Device, Budget: d.Budget, Stay: e.groups.stay, Work: d.work,
+		Reserve: d.reserve, Groups: int(d.Groups), Chunk: chunk, KVType: e.options.kvType().String(),
+		DenseSections: int(place.Dense), DenseLayers: int(d.Layers),
+		Dense: place.Dense * d.DenseSection}
+	p.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
+	p.KV = int64(p.KVTokens) * d.KVToken
+	p.Sections, p.CacheSlots = int(place.Ring), int(place.Cache)
+	p.Ring, p.Cache = place.Ring*d.Section, place.Cache*d.Section
+	p.Resident = place.Fits && p.Sections+p.CacheSlots >= p.Groups
+	e.plan = p
 }
 
-// planHost splits the host's budget of a device with memory of its own: what passes takes little, and
-// the rest caches groups, dense ones first, since every token needs them.
-func (e *Engine) planHost(n needs) error {
-	p := &e.plan
-	p.HostBudget = n.host
-	p.HostDense = min(denseRing, len(n.layers))
-	fixed := n.reserve + n.hostWork + n.staging + int64(p.HostDense)*n.hostDense
-	ring := min(hostRing, int64(len(n.experts)))
-	p.HostLeast = fixed + ring*n.hostSection
-	if n.host < p.HostLeast {
+// planHost splits the host's budget of a device with memory of its own.
+func (e *Engine) planHost(chunk int) error {
+	p, g := &e.plan, &e.groups
+	_, work := forward.WorkBytes(e.model, chunk)
+	place := sched.PlaceHost(sched.HostDemand{Budget: e.options.HostMemory,
+		Fixed: reserveBytes + work + g.staging, Section: g.section, Groups: int64(p.Groups),
+		DenseSection: g.dense, Layers: int64(p.DenseLayers),
+		DenseStreams: p.DenseSections < p.DenseLayers})
+	p.HostBudget, p.HostLeast = e.options.HostMemory, place.Least
+	if !place.Fits {
 		return fmt.Errorf("%w: %d bytes of host memory; the least that works beside device %s is %d "+
-			"(working memory %d, the program %d, staging %d, sections)", ErrBudget, n.host, p.Device,
-			p.HostLeast, n.hostWork, n.reserve, n.staging)
+			"(working memory %d, the program %d, staging %d, sections)", ErrBudget, p.HostBudget,
+			p.Device, p.HostLeast, work, reserveBytes, g.staging)
 	}
-	free := n.host - p.HostLeast
-	if p.DenseSections < p.DenseLayers && n.hostDense > 0 {
-		more := min(free/n.hostDense, int64(p.DenseLayers-p.HostDense))
-		p.HostDense += int(more)
-		free -= more * n.hostDense
-	}
-	p.HostSlots = int(min(ring+free/n.hostSection, int64(len(n.experts))))
-	p.HostCache = int64(p.HostSlots) * n.hostSection
+	p.HostDense, p.HostSlots = int(place.Dense), int(place.Sections)
+	p.HostCache = place.Sections * g.section
 	return nil
 }
 

@@ -19,13 +19,13 @@ import (
 // openTiers reserves the memory of the sections, opens the reader, loads the weights that stay, and
 // makes the tiers.
 func (e *Engine) openTiers(ctx context.Context, log *slog.Logger) error {
-	p, n := &e.plan, e.needs(e.plan.Chunk)
-	slots := p.Sections + p.CacheSlots
-	dense, section, denseBytes := p.DenseSections, n.section, n.dense
-	if !n.unified {
-		slots, dense, section, denseBytes = p.HostSlots, p.HostDense, n.hostSection, n.hostDense
+	p, g := &e.plan, &e.groups
+	unified := e.device.Info().Unified
+	slots, dense := p.Sections+p.CacheSlots, p.DenseSections
+	if !unified {
+		slots, dense = p.HostSlots, p.HostDense
 	}
-	buffer, arena, err := forward.Aligned(e.device, int64(slots)*section+int64(dense)*denseBytes)
+	buffer, arena, err := forward.Aligned(e.device, int64(slots)*g.section+int64(dense)*g.dense)
 	if err != nil {
 		return err
 	}
@@ -34,22 +34,26 @@ func (e *Engine) openTiers(ctx context.Context, log *slog.Logger) error {
 	if err := e.openReader(arena, log); err != nil {
 		return err
 	}
-	experts := weights.Options{Groups: n.experts, Bytes: section, Sections: slots,
-		Memory: arena.Slice(0, int64(slots)*section), Trace: e.timeline, Lanes: trace.Reads}
-	layers := weights.Options{Groups: n.layers, Bytes: denseBytes, Sections: dense,
-		Memory: arena.Slice(int64(slots)*section, int64(dense)*denseBytes), Trace: e.timeline,
+	experts := weights.Options{Groups: g.experts, Bytes: g.section, Sections: slots,
+		Memory: arena.Slice(0, int64(slots)*g.section), Trace: e.timeline, Lanes: trace.Reads}
+	layers := weights.Options{Groups: g.layers, Bytes: g.dense, Sections: dense,
+		Memory: arena.Slice(int64(slots)*g.section, int64(dense)*g.dense), Trace: e.timeline,
 		Lanes: trace.Layers}
 	disk := weights.Disk{Reader: e.reader, Integrity: e.integrity}
-	if n.unified {
+	if unified {
 		disk.Device = e.device
 		if err := e.unifiedTiers(experts, layers, disk); err != nil {
 			return err
 		}
-	} else if err := e.deviceTiers(n, experts, layers, disk); err != nil {
+	} else if err := e.deviceTiers(experts, layers, disk); err != nil {
 		return err
 	}
+	var progress func(done, total int64)
+	if e.options.Progress != nil { // the layers' dense weights follow
+		progress = func(done, total int64) { e.options.Progress(done, total+p.Dense) }
+	}
 	e.resident, err = forward.Load(e.device, e.model, interruptible{e.reader, ctx}, e.integrity,
-		e.options.Progress)
+		progress)
 	if err != nil {
 		return err
 	}
@@ -94,7 +98,7 @@ func (e *Engine) policies(experts, layers *weights.Options, ring int) error {
 	}
 	layers.Moored = layers.Sections
 	if layers.Sections < len(layers.Groups) {
-		layers.Moored = layers.Sections - min(denseRing, layers.Sections)
+		layers.Moored = layers.Sections - min(sched.DenseRing, layers.Sections)
 	}
 	return nil
 }
@@ -110,13 +114,13 @@ func (e *Engine) unifiedTiers(experts, layers weights.Options, d weights.Disk) e
 }
 
 // deviceTiers puts tiers in the device's memory above those of the host.
-func (e *Engine) deviceTiers(n needs, experts, layers weights.Options, d weights.Disk) error {
-	if err := e.policies(&experts, &layers, hostRing); err != nil {
+func (e *Engine) deviceTiers(experts, layers weights.Options, d weights.Disk) error {
+	if err := e.policies(&experts, &layers, sched.HostRing); err != nil {
 		return err
 	}
 	e.below = []*weights.Tier{weights.NewTier(experts, d), weights.NewTier(layers, d)}
 	p := &e.plan
-	make1 := func(o *weights.Options, bytes int64, sections int, lanes trace.Lane) error {
+	allocate := func(o *weights.Options, bytes int64, sections int, lanes trace.Lane) error {
 		b, err := e.device.Alloc(bytes * int64(sections))
 		if err != nil {
 			return err
@@ -125,10 +129,10 @@ func (e *Engine) deviceTiers(n needs, experts, layers weights.Options, d weights
 		o.Memory, o.Bytes, o.Sections, o.Lanes = b.All(), bytes, sections, lanes
 		return nil
 	}
-	if err := make1(&experts, n.section, p.Sections+p.CacheSlots, trace.Copies); err != nil {
+	if err := allocate(&experts, e.groups.deviceSection, p.Sections+p.CacheSlots, trace.Copies); err != nil {
 		return err
 	}
-	if err := make1(&layers, n.dense, p.DenseSections, trace.LayerCopies); err != nil {
+	if err := allocate(&layers, e.groups.devDense, p.DenseSections, trace.LayerCopies); err != nil {
 		return err
 	}
 	if err := e.policies(&experts, &layers, p.Sections); err != nil {
@@ -170,7 +174,7 @@ func (e *Engine) predict(experts *weights.Options) {
 
 // warm loads the dense weights for which there are sections.
 func (e *Engine) warm(ctx context.Context) error {
-	total := int64(e.plan.DenseSections) * int64(e.plan.Dense/max(int64(e.plan.DenseSections), 1))
+	stay, dense := e.plan.Stay, e.plan.Dense
 	for l := range e.plan.DenseSections {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -182,8 +186,7 @@ func (e *Engine) warm(ctx context.Context) error {
 			return err
 		}
 		if e.options.Progress != nil {
-			stay := e.plan.Stay
-			e.options.Progress(stay+total*int64(l+1)/int64(e.plan.DenseSections), stay+total)
+			e.options.Progress(stay+dense*int64(l+1)/int64(e.plan.DenseSections), stay+dense)
 		}
 	}
 	return nil

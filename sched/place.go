@@ -10,10 +10,9 @@ type Demand struct {
 	Section      int64 // a ring section
 	Groups       int64 // more sections than groups are of no use
 	Sections     int64 // of the ring beside the cache; 0: chosen
-	// Dense is what each layer's dense weights (attention, norms, router, shared experts) take in a
-	// section. They stay if they can; else as many layers of them as fit, and the rest stream. nil:
-	// they are part of Fixed.
-	Dense []int64
+	// DenseSection is a section that holds any layer's dense weights (attention, shared experts).
+	DenseSection int64
+	Layers       int64 // that have dense weights; 0: they are part of Fixed
 }
 
 // Placement is how a budget is split.
@@ -21,20 +20,9 @@ type Placement struct {
 	KVTokens int64
 	Ring     int64 // sections that stream
 	Cache    int64 // sections that keep groups
+	Dense    int64 // sections of dense weights; fewer than layers: they stream
 	Least    int64 // the smallest budget that works
 	Fits     bool
-	Dense    DensePlacement
-}
-
-// DensePlacement says which layers' dense weights stay. Those that stream pass through sections of
-// their own in the order of the layers, round and round: a fixed subset stays, spread evenly, so
-// that every stretch of layers loads as much as any other while it computes.
-type DensePlacement struct {
-	Stays     []bool // of each layer
-	StayBytes int64
-	Streams   int64 // bytes that every pass reads
-	Sections  int64 // 0: nothing streams
-	Section   int64 // bytes
 }
 
 // Bounds of the chosen number of ring sections: two let reading and computing overlap; beyond
@@ -43,27 +31,39 @@ const (
 	ringSectionsMin = 2
 	ringSectionsMax = 16
 	kvShare         = 4 // at most a quarter of what is free goes to the KV cache
-	denseSections   = 2 // one computed, one read
 )
+
+// DenseRing is the least number of sections for dense weights that do not all fit: the present
+// layer's, the next one's on its way, and one whose kernels may still run.
+const DenseRing = 3
 
 // Place splits a budget: fixed parts first, then the least of everything, then dense weights, which
 // every token uses, then the KV cache up to a quarter of what is left, and the rest to the ring and
 // the expert cache.
 func Place(d Demand) Placement {
 	ringMin := min(max(d.Sections, ringSectionsMin), d.Groups)
+	denseMin := min(DenseRing, d.Layers)
 	least := d.Fixed + d.KVTokensMin*d.KVToken + ringMin*d.Section
-	dense := placeDense(d.Dense, d.Budget-least)
-	p := Placement{Least: least + leastDense(d.Dense), Dense: dense}
+	p := Placement{Least: least + denseMin*d.DenseSection}
 	if d.Budget < p.Least {
 		return p
 	}
 	p.Fits = true
-	free := d.Budget - d.Fixed - dense.bytes()
+	p.Dense = fitting(d.Budget-least, d.DenseSection, d.Layers)
+	free := d.Budget - d.Fixed - p.Dense*d.DenseSection
 	p.KVTokens = kvTokens(free, ringMin*d.Section, d.KVToken, d.KVTokensMin, d.KVTokensWant)
 	sections := min((free-p.KVTokens*d.KVToken)/d.Section, d.Groups)
 	p.Ring = ringSections(sections, ringMin, d.Sections)
 	p.Cache = sections - p.Ring
 	return p
+}
+
+// fitting is how many sections fit, at most so many.
+func fitting(bytes, section, most int64) int64 {
+	if section == 0 {
+		return most
+	}
+	return min(bytes/section, most)
 }
 
 // kvTokens is a quarter of what is free, between the least and what is wanted, if the ring's least
@@ -84,53 +84,40 @@ func ringSections(sections, least, wanted int64) int64 {
 	return min(sections, max(least, min(sections/4, ringSectionsMax)))
 }
 
-// bytes is what dense weights take: those that stay, and the sections of the others.
-func (p DensePlacement) bytes() int64 { return p.StayBytes + p.Sections*p.Section }
-
-// leastDense is the least that dense weights need: all that there is, or two sections.
-func leastDense(dense []int64) int64 {
-	all, most := int64(0), int64(0)
-	for _, n := range dense {
-		all, most = all+n, max(most, n)
-	}
-	return min(all, denseSections*most)
+// HostDemand is what a device with memory of its own wants of the host's. Bytes throughout.
+type HostDemand struct {
+	Budget       int64
+	Fixed        int64 // staging, the host's copies of inputs and results, the program itself
+	Section      int64
+	Groups       int64
+	DenseSection int64
+	Layers       int64
+	DenseStreams bool // on the device: then every pass wants all of it
 }
 
-// placeDense keeps all layers in so many bytes, or as many as fit beside two sections.
-func placeDense(dense []int64, bytes int64) DensePlacement {
-	p := DensePlacement{Stays: make([]bool, len(dense))}
-	all := int64(0)
-	for _, n := range dense {
-		all, p.Section = all+n, max(p.Section, n)
-	}
-	if all <= bytes || len(dense) == 0 {
-		p.StayBytes = all
-		for l := range p.Stays {
-			p.Stays[l] = true
-		}
+// HostPlacement is how the host's budget is split.
+type HostPlacement struct {
+	Sections int64 // for experts: those that stream, and the rest keep groups
+	Dense    int64 // for dense weights
+	Least    int64
+	Fits     bool
+}
+
+// HostRing is the number of host sections through which groups pass on their way to a device.
+const HostRing = 8
+
+// PlaceHost splits the host's budget: what passes takes little; then dense weights, where the device
+// has no room for them, since every token needs them; the rest caches experts.
+func PlaceHost(d HostDemand) HostPlacement {
+	ring, dense := min(HostRing, d.Groups), min(DenseRing, d.Layers)
+	p := HostPlacement{Least: d.Fixed + ring*d.Section + dense*d.DenseSection}
+	if d.Budget < p.Least {
 		return p
 	}
-	p.Sections = denseSections
-	for streams := 1; streams <= len(dense); streams++ {
-		p.StayBytes, p.Streams = 0, 0
-		for l, n := range dense {
-			// One of every len/streams layers streams, the last of each stretch.
-			p.Stays[l] = (l+1)*streams/len(dense) == l*streams/len(dense)
-			if p.Stays[l] {
-				p.StayBytes += n
-			} else {
-				p.Streams += n
-			}
-		}
-		if p.bytes() <= bytes {
-			break
-		}
+	p.Fits, p.Dense = true, dense
+	if d.DenseStreams {
+		p.Dense += fitting(d.Budget-p.Least, d.DenseSection, d.Layers-dense)
 	}
-	for l, n := range dense { // where layers differ, some more may fit
-		if !p.Stays[l] && p.bytes()+n <= bytes {
-			p.Stays[l] = true
-			p.StayBytes, p.Streams = p.StayBytes+n, p.Streams-n
-		}
-	}
+	p.Sections = fitting(d.Budget-d.Fixed-p.Dense*d.DenseSection, d.Section, d.Groups)
 	return p
 }

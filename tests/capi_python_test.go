@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -43,6 +44,19 @@ func TestPythonPackage(t *testing.T) {
 	}
 }
 
+// The package is typed, as strictly as mypy can ask for.
+func TestPythonPackageIsTyped(t *testing.T) {
+	bin := python(t)
+	if exec.Command(bin, "-c", "import mypy").Run() != nil {
+		t.Skip("needs mypy (tests/requirements.txt)")
+	}
+	cmd := exec.Command(bin, "-m", "mypy", "--cache-dir", t.TempDir())
+	cmd.Dir = "../bindings/python"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // The wheel installs into a fresh environment, and the example there writes what the command line
 // writes, with no Go and no other library in reach.
 func TestWheelInFreshEnvironment(t *testing.T) {
@@ -64,6 +78,7 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 	if a, b := read(t, wheel), read(t, again); a != b || len(a) < 1<<20 {
 		t.Errorf("two wheels of the same inputs differ: %d and %d bytes", len(a), len(b))
 	}
+	wheelTag(t, bin, wheel)
 	fresh := filepath.Join(dir, "venv", "bin", "python")
 	run(t, exec.Command(fresh, "-m", "pip", "install", "--quiet", "--no-index",
 		"--disable-pip-version-check", wheel))
@@ -77,6 +92,21 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 		"--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
 	if got != strings.TrimSuffix(want, "\n") || len(got) < 10 {
 		t.Errorf("%q, the command line %q", got, want)
+	}
+}
+
+// wheelTag has auditwheel, where there is one, confirm the platform tag of a wheel.
+func wheelTag(t *testing.T, python, wheel string) {
+	t.Helper()
+	if exec.Command(python, "-c", "import auditwheel").Run() != nil {
+		t.Log("auditwheel is not installed (tests/requirements.txt): the wheel's tag is not checked")
+		return
+	}
+	tag := regexp.MustCompile(`manylinux_\d+_\d+_\w+`).FindString(filepath.Base(wheel))
+	out := strings.Join(strings.Fields(string(run(t, exec.Command(python, "-m", "auditwheel", "show",
+		wheel)))), " ")
+	if want := `following platform tag: "` + tag; tag == "" || !strings.Contains(out, want) {
+		t.Errorf("tag %q; auditwheel: %s", tag, out)
 	}
 }
 
