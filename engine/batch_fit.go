@@ -10,11 +10,12 @@ import (
 const batchSequencesMax = 1024
 
 // What a machine is taken for until it has been measured, to weigh memory for keys and values
-// against memory for experts: a middling NVMe disk, and a core with wide vectors. Only the ratio
-// matters, and the choice is flat around its best.
+// against memory for experts: a middling NVMe disk, and a fast core with wide vectors. Only the
+// ratio matters. Passes that are longer than need be cost a little cache; passes that are too short
+// wait for the disk: so the core is taken for a fast one.
 const (
 	nominalBandwidth = 1.5e9 // bytes a second
-	nominalCore      = 4e10  // bytes of weights a second, times rows
+	nominalCore      = 1e11  // bytes of weights a second, times rows
 )
 
 // fitJobsMax bounds the requests that a choice of memory is tried on.

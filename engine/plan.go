@@ -73,7 +73,8 @@ func (e *Engine) makePlan() error {
 	o, layers := &e.options, int64(len(e.groups.layers))
 	chunk, smallest := o.Chunk, o.Chunk
 	if chunk == 0 {
-		chunk, smallest = min(chunkDefault, o.Context), min(chunkLeast, o.Context)
+		together := o.Context * o.Sequences // several short prompts are fed in one pass
+		chunk, smallest = min(chunkDefault, together), min(chunkLeast, o.Context)
 		for chunk/2 >= smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
 			chunk /= 2
 		}

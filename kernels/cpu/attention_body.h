@@ -45,14 +45,24 @@ INLINE float widen_one(int type, const uint8_t *row, int d)
 	return half_f32(load_u16(row + 2 * d)); // rows of Q8_0 have no remainder
 }
 
-// transpose writes n rows of keys as (dim, RUN) floats.
-INLINE void transpose(int type, const uint8_t *keys, int64_t row_bytes, int n, int dim, float *to)
+// ahead asks for bytes i*part to (i+1)*part-1 of what will be read soon. Few rows read the cache faster
+// than a processor sees by itself that it is read in order: pages are short, and lie anywhere.
+INLINE void ahead(const uint8_t *soon, int64_t part, int64_t i)
+{
+	for (int64_t at = i * part; at < (i + 1) * part; at += CACHE_LINE)
+		__builtin_prefetch(soon + at, 0, 2);
+}
+
+// transpose writes n rows of keys as (dim, RUN) floats; soon, as many rows of values, is read next.
+INLINE void transpose(int type, const uint8_t *keys, const uint8_t *soon, int64_t row_bytes, int n,
+                      int dim, float *to)
 {
 	int d = 0, whole = dim / L * L;
 	for (int j = 0; j < n; j += 4) {
 		const uint8_t *row[4];
 		for (int i = 0; i < 4; i++) // lanes past the end are never used
 			row[i] = keys + (j + i < n ? j + i : n - 1) * row_bytes;
+		ahead(soon, 4 * row_bytes, j / 4);
 		for (d = 0; d < whole; d += L) {
 			VF v[4];
 UNROLL(8)
@@ -86,9 +96,9 @@ INLINE void exp_one(float *v)
 }
 
 // scores computes the weights of a run for nr heads, and raises their maximums: p is (nr, RUN), factor
-// what the heads' sums have to be multiplied by.
+// what the heads' sums have to be multiplied by. soon, RUN keys of row_bytes or NULL, is read next.
 INLINE void scores(int nr, head *const *h, const float *kt, int dim, float scale, float (*p)[RUN],
-                   float *factor)
+                   float *factor, const uint8_t *soon, int64_t part)
 {
 	VF s[HEADS][RUN_PARTS];
 UNROLL(8)
@@ -97,6 +107,8 @@ UNROLL(8)
 		for (int v = 0; v < RUN_PARTS; v++)
 			s[r][v] = vf_set1(0);
 	for (int d = 0; d < dim; d++, kt += RUN) {
+		if (soon)
+			ahead(soon, part, d);
 		VF k[RUN_PARTS];
 UNROLL(8)
 		for (int v = 0; v < RUN_PARTS; v++)
@@ -194,10 +206,11 @@ INLINE void add_run(int nr, head *const *h, const float *factor, float (*p)[RUN]
 }
 
 // attend_heads adds a run to nr heads.
-INLINE void attend_heads(int nr, head *const *h, const float *kt, const float *v, int dim, float scale)
+INLINE void attend_heads(int nr, head *const *h, const float *kt, const float *v, int dim, float scale,
+                         const uint8_t *soon, int64_t part)
 {
 	float p[HEADS][RUN], factor[HEADS];
-	scores(nr, h, kt, dim, scale, p, factor);
+	scores(nr, h, kt, dim, scale, p, factor, soon, part);
 	int same = 1;
 	for (int r = 1; r < nr; r++)
 		same &= h[r]->lo == h[0]->lo && h[r]->hi == h[0]->hi;
@@ -209,15 +222,16 @@ INLINE void attend_heads(int nr, head *const *h, const float *kt, const float *v
 }
 
 static __attribute__((noinline)) void attend_some(head *const *h, const float *kt, const float *v,
-                                                  int dim, float scale)
+                                                  int dim, float scale, const uint8_t *soon,
+                                                  int64_t part)
 {
-	attend_heads(HEADS, h, kt, v, dim, scale);
+	attend_heads(HEADS, h, kt, v, dim, scale, soon, part);
 }
 
 static __attribute__((noinline)) void attend_one(head *const *h, const float *kt, const float *v, int dim,
-                                                 float scale)
+                                                 float scale, const uint8_t *soon, int64_t part)
 {
-	attend_heads(1, h, kt, v, dim, scale);
+	attend_heads(1, h, kt, v, dim, scale, soon, part);
 }
 
 // merge adds a segment to those before it.
@@ -299,6 +313,22 @@ typedef struct {
 	int32_t seq, first, last;
 } tile;
 
+// keys_at is a head's keys in a page.
+INLINE const uint8_t *keys_at(const kv_args *kv, int32_t page, int kv_head)
+{
+	return (const uint8_t *)kv->pool + page * kv->page_bytes + kv->layer_at +
+	       (int64_t)kv_head * kv->page_tokens * kv->row_bytes;
+}
+
+// keys_of is a position's keys, or NULL where its page is none.
+INLINE const uint8_t *keys_of(const kv_args *kv, int32_t seq, int64_t p, int kv_head)
+{
+	int32_t page = ((const int32_t *)kv->tables)[(int64_t)seq * kv->pages_max + p / kv->page_tokens];
+	if (page < 0 || page >= kv->pages)
+		return NULL;
+	return keys_at(kv, page, kv_head) + p % kv->page_tokens * kv->row_bytes;
+}
+
 // attend_run adds the positions of one run to all heads that want some of them; it returns the
 // position after the run, or -1.
 INLINE int64_t attend_run(const attention_args *a, tile *t, int kv_head, int64_t p, int64_t end, slot *s)
@@ -328,25 +358,26 @@ INLINE int64_t attend_run(const attention_args *a, tile *t, int kv_head, int64_t
 		slot_fault(s, FAULT_PAGE);
 		return -1;
 	}
-	const uint8_t *keys = (const uint8_t *)kv->pool + page * kv->page_bytes + kv->layer_at +
-	                      ((int64_t)kv_head * kv->page_tokens + (begin - base)) * kv->row_bytes;
+	const uint8_t *keys = keys_at(kv, page, kv_head) + (begin - base) * kv->row_bytes;
 	const uint8_t *values = keys + (int64_t)kv->kv_heads * kv->page_tokens * kv->row_bytes;
 	const float *v = t->v;
 	if (kv->type == T_F32) {
-		transpose(T_F32, keys, kv->row_bytes, n, dim, t->kt);
+		transpose(T_F32, keys, values, kv->row_bytes, n, dim, t->kt);
 		v = (const float *)values;
 	} else if (kv->type == T_F16) {
-		transpose(T_F16, keys, kv->row_bytes, n, dim, t->kt);
+		transpose(T_F16, keys, values, kv->row_bytes, n, dim, t->kt);
 		widen_rows(T_F16, values, kv->row_bytes, n, dim, t->v);
 	} else {
-		transpose(T_Q8_0, keys, kv->row_bytes, n, dim, t->kt);
+		transpose(T_Q8_0, keys, values, kv->row_bytes, n, dim, t->kt);
 		widen_rows(T_Q8_0, values, kv->row_bytes, n, dim, t->v);
 	}
+	const uint8_t *soon = until < end ? keys_of(kv, t->seq, until, kv_head) : NULL;
+	int64_t part = (RUN * kv->row_bytes + dim - 1) / dim;
 	int i = 0;
-	for (; i + HEADS <= active; i += HEADS)
-		attend_some(t->active + i, t->kt, v, dim, a->scale);
-	for (; i < active; i++)
-		attend_one(t->active + i, t->kt, v, dim, a->scale);
+	for (; i + HEADS <= active; i += HEADS, soon = NULL)
+		attend_some(t->active + i, t->kt, v, dim, a->scale, soon, part);
+	for (; i < active; i++, soon = NULL)
+		attend_one(t->active + i, t->kt, v, dim, a->scale, soon, part);
 	return until;
 }
 
