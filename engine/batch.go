@@ -59,6 +59,16 @@ type BatchOptions struct {
 	// without extension; "*" allows any.
 	ModelNames []string
 
+	// Spill and SpillMemory are bytes for keys and values of sequences that give their place in the KV
+	// cache to others: in a file that has no name and is gone with the process, and in page-locked host
+	// memory, which only a device with memory of its own has a use for. With either, requests are
+	// admitted by what finished ones generated rather than by their limits, so that more are in flight
+	// where limits are generous; the answers are the same. 0 and 0: requests are admitted by their
+	// limits, and none gives its place away. Both are beside the budgets of Options.
+	Spill, SpillMemory int64
+	// SpillDir is where the file is made. "": where the journal is.
+	SpillDir string
+
 	// Report is an HTML file that is written when the job ends.
 	Report string
 	// Progress, if set, is called before the first pass and after each one, by one goroutine. It must
@@ -79,14 +89,21 @@ type BatchResult struct {
 	Journal  string `json:"journal"`
 
 	// What this run computed.
-	PromptTokens int64         `json:"prompt_tokens"`
-	NewTokens    int64         `json:"new_tokens"`
-	SharedTokens int64         `json:"shared_tokens"` // of prompts, not computed again
-	Seconds      float64       `json:"seconds"`
-	TokensPerS   float64       `json:"tokens_per_s"` // prompt and new together
-	Plan         Plan          `json:"plan"`
-	Stats        Stats         `json:"stats"`
-	Elapsed      time.Duration `json:"-"`
+	PromptTokens int64 `json:"prompt_tokens"`
+	NewTokens    int64 `json:"new_tokens"`
+	SharedTokens int64 `json:"shared_tokens"` // of prompts, not computed again
+	// Preempted counts how often a sequence gave its place to others; of what these had, MovedBytes
+	// were moved out of the KV cache and in again, and RecomputedTokens computed again, which are not
+	// in PromptTokens.
+	Preempted        int   `json:"preempted"`
+	MovedBytes       int64 `json:"moved_bytes"`
+	RecomputedTokens int64 `json:"recomputed_tokens"`
+
+	Seconds    float64       `json:"seconds"`
+	TokensPerS float64       `json:"tokens_per_s"` // prompt and new together
+	Plan       Plan          `json:"plan"`
+	Stats      Stats         `json:"stats"`
+	Elapsed    time.Duration `json:"-"`
 }
 
 const batchMaxTokens = 256
@@ -188,6 +205,9 @@ func openBatch(path string, o Options, b BatchOptions, plan bool) (*batchJob, er
 func (p *batchJob) open(path string) error {
 	o, err := p.o.complete(path)
 	if err != nil {
+		return err
+	}
+	if err := p.o.checkSpill(p.asks); err != nil {
 		return err
 	}
 	if p.plan {

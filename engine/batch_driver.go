@@ -34,7 +34,9 @@ type batchDriver struct {
 	pass       forward.Batch
 	logits     []*batchSlot // owners of the rows whose logits are wanted
 	hidden     []*batchSlot
+	prompted   int // rows of the pass that are a prompt's, computed for the first time
 	scratch    sample.Scratch
+	spill      batchSpill
 
 	batchFigures
 }
@@ -69,7 +71,10 @@ func (e *Engine) waveModel() sched.WaveModel {
 // what is half done is saved.
 func (d *batchDriver) run(ctx context.Context) (err error) {
 	d.queue()
-	defer d.release()
+	defer func() { err = errors.Join(err, d.release()) }()
+	if err := d.openSpill(); err != nil {
+		return err
+	}
 	d.show()
 	for {
 		if ctx.Err() != nil {
@@ -81,7 +86,11 @@ func (d *batchDriver) run(ctx context.Context) (err error) {
 		if len(d.ready)+len(d.active) == 0 {
 			return nil
 		}
-		if !d.choose() {
+		some, err := d.choose()
+		if err != nil {
+			return err
+		}
+		if !some {
 			return fmt.Errorf("%w: no request can start: sessions hold the memory for keys and values",
 				ErrContext)
 		}
@@ -110,7 +119,7 @@ func (d *batchDriver) queue() {
 	for _, i := range sched.LongestFirst(jobs) {
 		d.order = append(d.order, requests[i])
 	}
-	d.expect(jobs)
+	d.addUp(jobs)
 }
 
 // prepare reads the requests that may join next.
@@ -133,19 +142,29 @@ func (d *batchDriver) prepare() error {
 }
 
 // choose plans the next pass and admits who joins it; false if nothing can be computed.
-func (d *batchDriver) choose() bool {
+func (d *batchDriver) choose() (bool, error) {
 	for {
 		d.look()
 		d.model.Next(d.state, &d.wave)
-		d.admit()
+		if again, err := d.preempt(); err != nil {
+			return false, err
+		} else if again {
+			continue
+		}
+		if err := d.admit(); err != nil {
+			return false, err
+		}
+		if err := d.grow(); err != nil {
+			return false, err
+		}
 		if d.wave.Decode+d.wave.Prefill > 0 {
 			if d.wave.KVLimited {
 				d.prefixes.drop(true)
 			}
-			return true
+			return true, nil
 		}
 		if !d.prefixes.drop(false) {
-			return false
+			return false, nil
 		}
 	}
 }
@@ -155,13 +174,13 @@ func (d *batchDriver) choose() bool {
 func (d *batchDriver) look() {
 	m, s := &d.model, &d.state
 	free, rows := d.engine.pool.Free()
-	m.KVTokens = int64(free) * kv.PageTokens
+	d.memory(free)
 	m.SequencesMax = len(d.active) + rows
 	d.rates.apply(m)
 	s.Active, s.Waiting = s.Active[:0], s.Waiting[:0]
 	for _, a := range d.active {
 		shape := a.shape()
-		m.KVTokens += int64(kv.Pages(shape.Prompt+shape.MaxNew) * kv.PageTokens)
+		shape.Expect = d.expect(a)
 		s.Active = append(s.Active, shape)
 	}
 	d.candidates = d.candidates[:0]
@@ -177,28 +196,29 @@ func (d *batchDriver) look() {
 		r.prefix = &prefix{tokens: r.tokens[:r.prompt], seq: &r.seq, hashes: r.hashes}
 		d.prefixes.add(r.prefix)
 		d.candidates = append(d.candidates, r)
-		s.Waiting = append(s.Waiting, r.shape().Job)
+		job := r.shape().Job
+		job.Expect = d.expect(r)
+		s.Waiting = append(s.Waiting, job)
 	}
 }
 
 // admit gives sequences to those that join.
-func (d *batchDriver) admit() {
+func (d *batchDriver) admit() error {
 	joined := 0
 	for i, rows := range d.wave.Admit {
 		r := d.candidates[i]
-		if d.open(r) != nil { // sessions took the memory meanwhile
+		err := d.open(r)
+		if errors.Is(err, kv.ErrFull) { // sessions took the memory meanwhile
 			d.wave.Prefill -= rows
 			continue
+		} else if err != nil {
+			return mapError(err)
 		}
 		joined++
 		d.active = append(d.active, r)
 		d.wave.Rows = append(d.wave.Rows, rows)
 	}
-	for _, r := range d.candidates {
-		if r.seq == nil {
-			d.prefixes.remove(r.prefix)
-		}
-	}
+	d.forget()
 	if joined > 0 {
 		kept := d.ready[:0]
 		for _, r := range d.ready {
@@ -209,9 +229,20 @@ func (d *batchDriver) admit() {
 		clear(d.ready[len(kept):])
 		d.ready = kept
 	}
+	return nil
 }
 
-// open gives a request its sequence, with room for the most that it may become.
+// forget makes the beginnings of requests that did not join unknown.
+func (d *batchDriver) forget() {
+	for _, r := range d.candidates {
+		if r.seq == nil {
+			d.prefixes.remove(r.prefix)
+		}
+	}
+}
+
+// open gives a request its sequence, with room for the most that it may become, or if it may be
+// preempted for its prompt.
 func (d *batchDriver) open(r *batchSlot) (err error) {
 	seq := (*kv.Sequence)(nil)
 	if r.from != nil {
@@ -222,13 +253,20 @@ func (d *batchDriver) open(r *batchSlot) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := seq.Grow(r.length()); err != nil {
+	room := r.length()
+	if d.spill.on() {
+		room = r.prompt
+	}
+	if err := seq.Grow(room); err != nil {
 		seq.Close()
 		return err
 	}
-	r.seq, r.begun = seq, clock()
-	d.sharedTokens += int64(r.shared)
-	return nil
+	r.seq = seq
+	if r.begun.IsZero() {
+		r.begun = clock()
+		d.sharedTokens += int64(r.shared)
+	}
+	return d.bringIn(r)
 }
 
 // compute runs the pass that was chosen. It is not ended by ctx: an interrupted job finishes it.
@@ -237,6 +275,7 @@ func (d *batchDriver) compute(ctx context.Context) error {
 	b.Tokens, b.Seqs, b.Pos = b.Tokens[:0], b.Seqs[:0], b.Pos[:0]
 	b.Logits, b.Hidden = b.Logits[:0], b.Hidden[:0]
 	d.logits, d.hidden = d.logits[:0], d.hidden[:0]
+	d.prompted = 0
 	for i, s := range d.active {
 		d.rows(s, d.wave.Rows[i])
 	}
@@ -257,6 +296,12 @@ func (d *batchDriver) rows(s *batchSlot, n int) {
 		b.Tokens = append(b.Tokens, s.tokens[at])
 		b.Seqs = append(b.Seqs, s.seq.Row)
 		b.Pos = append(b.Pos, int32(at))
+		switch {
+		case at < s.seen:
+			d.spill.recomputed++
+		case at < s.fed:
+			d.prompted++
+		}
 		switch {
 		case s.sampler == nil:
 			b.Hidden, d.hidden = append(b.Hidden, row), append(d.hidden, s)
@@ -314,12 +359,16 @@ func (d *batchDriver) save() error {
 }
 
 // release gives all sequences back.
-func (d *batchDriver) release() {
+func (d *batchDriver) release() error {
 	for _, s := range d.active {
 		s.seq.Close()
 	}
 	for d.prefixes.drop(false) {
 	}
+	if d.spill.on() {
+		return d.spill.Close()
+	}
+	return nil
 }
 
 // batchRates is what running passes show of the machine.

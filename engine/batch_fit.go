@@ -97,18 +97,17 @@ const kvShares = 8
 func (f *batchFit) tryAll(o Options, chunk int) {
 	o.Chunk = chunk
 	free, token := f.try(o)
-	if token == 0 {
+	if token == 0 || o.KVTokens != 0 {
 		return
 	}
 	for part := 1; part < kvShares; part++ {
 		tokens := int(free/kvShares*int64(part)/token) / kv.PageTokens * kv.PageTokens
-		if tokens <= o.Context || tokens > contextMax {
+		if tokens <= o.Context || tokens > kvTokensMax {
 			continue
 		}
-		// A context of all sequences together: the plan then finds memory for that many tokens.
-		wide := o
-		wide.Context = tokens
-		f.try(wide)
+		more := o
+		more.KVTokens = tokens
+		f.try(more)
 	}
 }
 

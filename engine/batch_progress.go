@@ -21,6 +21,8 @@ type BatchProgress struct {
 	Elapsed                             time.Duration
 	Left                                time.Duration // estimated; 0 while nothing is known
 	Memory, Budget                      int64         // resident set of the process, and what it may be
+	Preempted                           int           // times that a sequence gave its memory to others
+	MovedBytes                          int64         // of such sequences, out of the KV cache and in again
 	Stats                               Stats         // of the engine, since the job began
 }
 
@@ -37,8 +39,10 @@ type batchFigures struct {
 	rowsLeft           int64
 	newLeft            int64
 	generated, allowed int64
+	endedRequests      int
 	recent             []batchSample // of the last passes, the oldest first
 	history            batchHistory
+	movedBefore        int64
 }
 
 // batchSample is one pass, or several added up.
@@ -49,6 +53,9 @@ type batchSample struct {
 	read            int64
 	wait            time.Duration
 	hits, asked     int64
+	moved           int64 // bytes of keys and values
+	// Of a device with memory of its own: what was asked for in host memory.
+	hostHits, hostAsked int64
 }
 
 // recentTime is what "lately" means: long enough for a few passes of a large model.
@@ -62,8 +69,8 @@ func (d *batchDriver) start() {
 	d.last = d.initial
 }
 
-// expect adds up what is to be computed.
-func (d *batchDriver) expect(jobs []sched.Job) {
+// addUp adds up what is to be computed.
+func (d *batchDriver) addUp(jobs []sched.Job) {
 	for _, j := range jobs {
 		d.rowsLeft += int64(j.Prompt + j.MaxNew)
 		d.newLeft += int64(j.MaxNew)
@@ -78,12 +85,14 @@ func (d *batchDriver) after() {
 	rows := d.wave.Decode + d.wave.Prefill
 	d.rates.add(rows, s)
 	d.passes++
-	d.promptTokens += int64(d.wave.Prefill)
+	d.promptTokens += int64(d.prompted)
 	d.newTokens += int64(len(d.logits))
 	d.rowsLeft -= int64(rows)
 	d.newLeft -= int64(len(d.logits))
 	p := batchSample{d.now(), s.Busy, len(d.logits), d.wave.Prefill,
-		s.BytesRead + s.DenseBytesRead, s.Wait, s.Hits, s.Hits + s.Late + s.Misses}
+		s.BytesRead + s.DenseBytesRead, s.Wait, s.Hits, s.Hits + s.Late + s.Misses,
+		d.spill.moved() - d.movedBefore, s.HostHits, s.HostHits + s.HostLate + s.HostMisses}
+	d.movedBefore = d.spill.moved()
 	d.history.add(p)
 	d.recent = append(d.recent, p)
 	for len(d.recent) > recentMax || len(d.recent) > 2 && p.at-d.recent[0].at > recentTime {
@@ -96,6 +105,7 @@ func (d *batchDriver) ended(s *batchSlot) {
 	unused := int64(s.limit - s.made)
 	d.rowsLeft -= unused + 1 // the last token is not fed
 	d.newLeft -= unused
+	d.endedRequests++
 	d.generated += int64(s.made)
 	d.allowed += int64(s.limit)
 	d.history.ended(batchRequest{id: s.request.ID, took: clock().Sub(s.begun),
@@ -116,6 +126,7 @@ func (d *batchDriver) show() {
 	for _, s := range d.active {
 		p.TokensInFlight += s.seq.Len
 	}
+	p.Preempted, p.MovedBytes = d.spill.preempted, d.spill.moved()
 	p.PrefillPerS, p.DecodePerS = d.lately()
 	p.Left = d.left(p.PrefillPerS + p.DecodePerS)
 	d.o.Progress(p)
@@ -158,7 +169,8 @@ func (d *batchDriver) result() BatchResult {
 	c := d.job.Counts()
 	r := BatchResult{Requests: c.Requests, Finished: c.Finished, Failed: c.Failed, Resumed: c.Resumed,
 		Complete: d.job.Complete(), PromptTokens: d.promptTokens, NewTokens: d.newTokens,
-		SharedTokens: d.sharedTokens, Elapsed: d.now(), Plan: d.engine.plan,
+		SharedTokens: d.sharedTokens, Preempted: d.spill.preempted, MovedBytes: d.spill.moved(),
+		RecomputedTokens: d.spill.recomputed, Elapsed: d.now(), Plan: d.engine.plan,
 		Stats: d.engine.Stats().Sub(d.initial)}
 	r.Output, r.Errors, r.Journal = d.job.Paths()
 	if c.Failed == 0 {
@@ -228,6 +240,9 @@ func (s *batchSample) add(p batchSample) {
 	s.wait += p.wait
 	s.hits += p.hits
 	s.asked += p.asked
+	s.moved += p.moved
+	s.hostHits += p.hostHits
+	s.hostAsked += p.hostAsked
 }
 
 func (h *batchHistory) ended(r batchRequest) {

@@ -24,6 +24,8 @@ func (d *batchDriver) report(path string, r BatchResult) error {
 				r.PromptTokens, r.SharedTokens, r.NewTokens, r.TokensPerS)},
 			{"passes", fmt.Sprintf("%d, of %.0f rows on average", s.Passes,
 				float64(r.PromptTokens+r.NewTokens)/float64(max(s.Passes, 1)))},
+			{"preempted", fmt.Sprintf("%d times; %.2f GB moved out and in, %d tokens computed again",
+				r.Preempted, float64(r.MovedBytes)/1e9, r.RecomputedTokens)},
 			{"weights", fmt.Sprintf("%.2f GB read; hit rate %.1f %%; waiting %.1f %%",
 				float64(s.BytesRead)/1e9, 100*s.HitRate(), 100*s.WaitShare())},
 			{"memory", fmt.Sprintf("peak %.2f GB of %.2f GB: weights that stay %.2f, KV cache %.2f, "+
@@ -54,21 +56,44 @@ func gb(n int64) float64 { return float64(n) / 1e9 }
 func (h *batchHistory) charts() []batch.Chart {
 	tokens := batch.Chart{Title: "Throughput", Unit: "tokens/s",
 		Names: []string{"prompt", "generated"}}
-	traffic := batch.Chart{Title: "Weights read from disk", Unit: "GB/s", Names: []string{"disk"}}
+	traffic := batch.Chart{Title: "Traffic between tiers", Unit: "GB/s",
+		Names: []string{"weights from disk", "keys and values"}}
 	share := batch.Chart{Title: "Hit rate and waiting", Unit: "%", Names: []string{"hits", "waiting"}}
+	tiers := h.below()
+	if tiers {
+		share.Names = append(share.Names, "hits below")
+	}
 	for _, s := range h.samples {
 		t := s.took.Seconds()
 		if t <= 0 {
 			continue
 		}
-		hits := 100.0
-		if s.asked > 0 {
-			hits = 100 * float64(s.hits) / float64(s.asked)
-		}
 		at := s.at.Seconds()
 		tokens.Add(at, float64(s.prefill)/t, float64(s.decode)/t)
-		traffic.Add(at, float64(s.read)/1e9/t)
-		share.Add(at, hits, 100*s.wait.Seconds()/t)
+		traffic.Add(at, float64(s.read)/1e9/t, float64(s.moved)/1e9/t)
+		values := []float64{percent(s.hits, s.asked), 100 * s.wait.Seconds() / t}
+		if tiers {
+			values = append(values, percent(s.hostHits, s.hostAsked))
+		}
+		share.Add(at, values...)
 	}
 	return []batch.Chart{tokens, traffic, share}
+}
+
+// below reports whether what the device's own memory missed was asked for in host memory.
+func (h *batchHistory) below() bool {
+	for _, s := range h.samples {
+		if s.hostAsked > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// percent is a share; all of nothing.
+func percent(part, whole int64) float64 {
+	if whole == 0 {
+		return 100
+	}
+	return 100 * float64(part) / float64(whole)
 }

@@ -19,13 +19,16 @@ type batchSlot struct {
 	inputs  [][]int32
 	input   int // under way
 
-	tokens []int32 // of the input under way, and what was generated after it
-	prompt int     // of tokens, what is fed without sampling; a saved beginning is among it
-	limit  int     // the most tokens to generate, a saved beginning included
-	seq    *kv.Sequence
-	shared int     // tokens at the beginning that another sequence computed
-	from   *prefix // that sequence
-	prefix *prefix // what others may share of this one
+	tokens  []int32 // of the input under way, and what was generated after it
+	prompt  int     // of tokens, what is fed without sampling; a saved beginning is among it
+	fed     int     // of these, without what was generated before the request was preempted
+	seen    int     // tokens that this run has computed, though memory may have been given away since
+	limit   int     // the most tokens to generate, a saved beginning included
+	seq     *kv.Sequence
+	shared  int         // tokens at the beginning that another sequence computed
+	spilled *kv.Spilled // what lies outside the KV cache while it waits again
+	from    *prefix     // that sequence
+	prefix  *prefix     // what others may share of this one
 
 	sampler *sample.Sampler
 	text    *detokenizer
@@ -79,7 +82,7 @@ func (s *batchSlot) begin(d *batchDriver) {
 	ids := s.inputs[s.input]
 	s.tokens = make([]int32, len(ids), len(ids)+s.limit)
 	copy(s.tokens, ids)
-	s.prompt = len(ids)
+	s.prompt, s.fed, s.seen = len(ids), len(ids), 0
 	if s.request.Kind == batch.Embedding {
 		s.sum = make([]float64, d.engine.model.Dim)
 	}
@@ -111,7 +114,7 @@ func (s *batchSlot) restore(saved []byte) {
 		s.tokens = append(s.tokens, id)
 	}
 	s.sampler.Skip(n)
-	s.made, s.prompt = n, s.prompt+n
+	s.made, s.prompt, s.fed = n, s.prompt+n, s.fed+n
 }
 
 // length is the most positions that the sequence takes: its last token is not fed.
@@ -131,6 +134,8 @@ func (s *batchSlot) shape() sched.Active {
 		MaxNew: s.limit - s.wasSaved()}, New: s.made - s.wasSaved()}
 	if s.seq != nil {
 		a.Fed = min(s.seq.Len, s.prompt) - s.shared
+	} else if s.spilled != nil {
+		a.Spilled = max(s.spilled.Len-s.shared, 0)
 	}
 	return a
 }
@@ -194,5 +199,8 @@ func (s *batchSlot) pooled(d *batchDriver) {
 		return
 	}
 	s.seq.Len = 0 // its pages have room for the longest input
+	if d.spill.on() {
+		s.seq.Truncate(0) // others may have them
+	}
 	s.begin(d)
 }

@@ -81,6 +81,10 @@ type Options struct {
 	Context int
 	// Sequences that can be in flight at once. 0: 8.
 	Sequences int
+	// KVTokens is the tokens of all sequences together that memory for keys and values is taken for,
+	// at least Context. 0: what a quarter of the memory that is left over holds, at most Sequences of
+	// length Context.
+	KVTokens int
 	// Chunk is the most rows (tokens) of a pass. 0: chosen from the budget, at most 512.
 	Chunk int
 	// Exact multiplies block-quantised weights with float32 activations in place of int8 ones.
@@ -110,6 +114,7 @@ type Options struct {
 const (
 	contextMax   = 1 << 20
 	sequencesMax = 1 << 12
+	kvTokensMax  = 1 << 30
 	chunkMax     = 1 << 13
 	threadsMax   = 1 << 10
 	sectionsMax  = 1 << 16
@@ -148,6 +153,7 @@ func (o Options) validate() error {
 		{"Threads", int64(o.Threads), threadsMax},
 		{"Context", int64(o.Context), contextMax},
 		{"Sequences", int64(o.Sequences), sequencesMax},
+		{"KVTokens", int64(o.KVTokens), kvTokensMax},
 		{"Chunk", int64(o.Chunk), chunkMax},
 	} {
 		if f.value < 0 || f.value > f.max {

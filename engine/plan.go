@@ -113,10 +113,15 @@ func (e *Engine) demand(chunk int) demand {
 	d := demand{reserve: reserveBytes}
 	d.work, _ = forward.WorkBytes(m, chunk)
 	// Pages are whole, so tokens are counted in pages.
-	tokens := int64(kv.Pages(o.Context) * kv.PageTokens)
-	d.Demand = sched.Demand{Budget: o.HostMemory, KVTokensMin: tokens,
-		KVToken:      kv.TokenBytes(o.kvType(), len(m.Layers), m.KVHeads, m.HeadDim),
-		KVTokensWant: tokens * int64(o.Sequences), Section: g.section, Groups: int64(len(g.experts)),
+	least := int64(kv.Pages(o.Context) * kv.PageTokens)
+	most := least * int64(o.Sequences)
+	if o.KVTokens > 0 {
+		least = max(least, int64(kv.Pages(o.KVTokens)*kv.PageTokens))
+		most = least
+	}
+	d.Demand = sched.Demand{Budget: o.HostMemory, KVTokensMin: least, KVTokensWant: most,
+		KVToken: kv.TokenBytes(o.kvType(), len(m.Layers), m.KVHeads, m.HeadDim),
+		Section: g.section, Groups: int64(len(g.experts)),
 		Sections: int64(o.Sections), DenseSection: g.dense, Layers: int64(len(g.layers))}
 	if info := e.device.Info(); !info.Unified {
 		d.reserve = 0 // the host's

@@ -35,6 +35,9 @@ type WaveModel struct {
 	Optimistic    bool // admit by Expect, preempt when memory runs out; else by MaxNew
 	InOrder       bool // start jobs in their order; else Forecast starts the longest first
 	PrefillBefore bool // prefill as fast as rows allow, rather than filling up to the balance
+
+	SpillTokens    int64   // what may lie outside the KV cache in place of being computed again
+	SpillBandwidth float64 // bytes a second of moving them
 }
 
 // Job is a request: tokens to feed and tokens to generate.
@@ -43,6 +46,9 @@ type Job struct {
 	Cached int // tokens of a shared prefix, held elsewhere
 	MaxNew int // the most that it may generate; 0: the prompt's last state is all that is wanted
 	Expect int // how many it likely generates; 0: MaxNew
+	// Spilled of Prompt are keys and values that lie elsewhere: they are moved in at admission, and
+	// take memory, but no rows.
+	Spilled int
 }
 
 func (j Job) expect() int {
@@ -53,15 +59,27 @@ func (j Job) expect() int {
 }
 
 // Active is a sequence in flight. The pass that feeds the last row of the prompt generates the
-// first token. A preempted sequence waits again as Job{Prompt: Prompt+New, MaxNew: MaxNew-New, …}.
+// first token. A sequence begins with Fed = Spilled. A preempted one waits again, see Preempted.
 type Active struct {
 	Job
-	Fed int // rows of the prompt that were computed
+	Fed int // rows of the prompt that were computed, or moved in
 	New int // tokens generated
 }
 
 // tokens held in the KV cache: the last token generated is not there yet.
 func (a Active) tokens() int { return a.Fed + max(a.New-1, 0) }
+
+// Preempted is the job that is left of a sequence that gave its KV back; spilled: it lies elsewhere.
+func (a Active) Preempted(spilled bool) Job {
+	j := Job{Prompt: a.Prompt + a.New, Cached: a.Cached, MaxNew: a.MaxNew - a.New}
+	if a.Expect > 0 {
+		j.Expect = max(a.expect()-a.New, 1)
+	}
+	if spilled {
+		j.Spilled = a.tokens()
+	}
+	return j
+}
 
 // WaveState is what Next looks at; it changes none of it.
 type WaveState struct {
@@ -167,13 +185,13 @@ func (m WaveModel) admit(s WaveState, w *Wave, room int) (attended int) {
 			w.KVLimited = true
 			break
 		}
-		n := min(j.Prompt, room)
+		n := min(j.Prompt-j.Spilled, room)
 		w.Admit = append(w.Admit, n)
 		w.Prefill += n
 		room -= n
 		free -= need
 		inFlight++
-		attended += n * (j.Cached + n/2)
+		attended += n * (j.Cached + j.Spilled + n/2)
 	}
 	return attended
 }

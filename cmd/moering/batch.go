@@ -28,6 +28,10 @@ type batchCommand struct {
 	ModelName []string      `placeholder:"NAME" help:"A name that requests may give for the model; * allows any."`
 	Created   int64         `placeholder:"SECONDS" help:"The answers' time since 1970 (default: when the input was last changed)."`
 	Sequences int           `placeholder:"N" help:"Most sequences in flight (default: what memory and the job allow)."`
+	KVTokens  int           `name:"kv-tokens" placeholder:"N" help:"Tokens of all sequences that the KV cache has room for (default: what the job takes least time with)."`
+	Spill     size          `placeholder:"SIZE" help:"Room in a file for keys and values of requests that give their memory to others; they are then admitted by what finished ones generated, not by their limits."`
+	SpillRAM  size          `name:"spill-ram" placeholder:"SIZE" help:"Room for them in host memory, beside a GPU's."`
+	SpillDir  string        `name:"spill-dir" placeholder:"PATH" help:"Where that file is made (default: where the journal is)."`
 	Sync      time.Duration `default:"1s" help:"How often the journal is synced to the disk."`
 
 	Plan    bool   `help:"Measure a few passes, say what the job would take and what would help, and end."`
@@ -39,7 +43,8 @@ func (c *batchCommand) options() engine.BatchOptions {
 	return engine.BatchOptions{Input: c.Input, Output: c.Output, Errors: c.Errors, Journal: c.Journal,
 		Follow: c.Follow, Ordered: c.Ordered, Overwrite: c.Overwrite, Format: unlessAuto(c.Format),
 		Chat: c.Chat, MaxTokens: c.MaxTokens, Greedy: c.Greedy, Seed: c.Seed, ModelNames: c.ModelName,
-		Created: c.Created, Sync: c.Sync, Report: c.Report}
+		Created: c.Created, Sync: c.Sync, Report: c.Report, Spill: int64(c.Spill),
+		SpillMemory: int64(c.SpillRAM), SpillDir: c.SpillDir}
 }
 
 func (c *batchCommand) check() error {
@@ -64,7 +69,7 @@ func (c *batchCommand) Run(a *app, ctx *runContext) (err error) {
 	if err != nil {
 		return err
 	}
-	o.Sequences = c.Sequences
+	o.Sequences, o.KVTokens = c.Sequences, c.KVTokens
 	b := c.options()
 	b.Stdin, b.Stdout = a.stdin, a.stdout
 	if c.Plan {
@@ -107,6 +112,10 @@ func (c *batchCommand) conclude(a *app, ctx context.Context, r engine.BatchResul
 		"hit rate %.1f %%, waiting %.1f %%; peak memory %s of %s\n", r.PromptTokens, r.NewTokens,
 		r.Elapsed.Round(10*time.Millisecond), r.TokensPerS, r.SharedTokens, 100*s.HitRate(),
 		100*s.WaitShare(), formatBytes(float64(s.PeakMemory)), formatBytes(float64(r.Plan.Budget)))
+	if r.Preempted > 0 {
+		fmt.Fprintf(a.stderr, "requests gave their memory to others %d times; %s were moved out and in, %d "+
+			"tokens computed again\n", r.Preempted, formatBytes(float64(r.MovedBytes)), r.RecomputedTokens)
+	}
 	switch {
 	case err == nil && r.Output != "-":
 		fmt.Fprintf(a.stderr, "answers: %s\n", r.Output)

@@ -465,3 +465,66 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a file holds, plain or compressed, its lines are found, or it is said that it cannot be
+// read; never another number of lines than the text has.
+func FuzzInput(f *testing.F) {
+	f.Add([]byte(fiveLines), byte(0))
+	f.Add([]byte(mixedLines), byte(0))
+	f.Add([]byte(byteOrderMark+"{}\n\n \r\n{"), byte(0))
+	var zipped, zstded bytes.Buffer
+	g := gzip.NewWriter(&zipped)
+	z, err := zstd.NewWriter(&zstded)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, w := range []io.WriteCloser{g, z} {
+		if _, err := io.WriteString(w, fiveLines); err != nil {
+			f.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add(zipped.Bytes(), byte(1))
+	f.Add(zstded.Bytes(), byte(2))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text []byte, kind byte) {
+		path := filepath.Join(dir, fmt.Sprint(os.Getpid())+[]string{"", ".gz", ".zst"}[kind%3])
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in, err := openInput(path, FormatAuto, path+".spool", nil)
+		if err != nil {
+			if kind%3 == 0 || !errors.Is(err, ErrIO) {
+				t.Fatal(err)
+			}
+			return
+		}
+		defer in.close()
+		plain := text
+		if in.temp != "" {
+			if plain, err = os.ReadFile(in.temp); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plain = bytes.TrimPrefix(plain, []byte(byteOrderMark))
+		var want [][]byte
+		for _, l := range bytes.Split(plain, []byte{'\n'}) {
+			if len(bytes.Trim(l, " \t\r")) > 0 {
+				want = append(want, bytes.TrimSuffix(l, []byte{'\r'}))
+			}
+		}
+		if len(in.lines) != len(want) {
+			t.Fatalf("%d lines, want %d", len(in.lines), len(want))
+		}
+		for i := range want {
+			if got, err := in.read(&in.lines[i]); err != nil || !bytes.Equal(got, want[i]) {
+				t.Fatalf("line %d is %q, want %q; %v", i, got, want[i], err)
+			}
+			if r, bad, err := in.parse(&in.lines[i], Defaults{}); err != nil || (r == nil) && bad == nil {
+				t.Fatalf("%q: %v, %v", want[i], bad, err)
+			}
+		}
+	})
+}

@@ -44,20 +44,29 @@ type SlowRequest struct {
 	Prompt, New int
 }
 
-const reportStyle = `body{font:14px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;` +
-	`padding:0 1rem;color:#222;background:#fff}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}` +
-	`table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;` +
-	`vertical-align:top}td.n,th.n{text-align:right}svg{width:100%;height:auto}` +
-	`text{font:11px system-ui,sans-serif;fill:#555}.grid{stroke:#ddd;stroke-width:1}` +
-	`.l0{stroke:#1f77b4}.l1{stroke:#d62728}.l0,.l1{fill:none;stroke-width:1.5}.bar{fill:#1f77b4}` +
-	`.k0{fill:#1f77b4}.k1{fill:#d62728}`
+// The page follows the reader's choice of light or dark, and forbids the browser to load anything.
+const (
+	reportPolicy = "default-src 'none'; style-src 'unsafe-inline'"
+	reportStyle  = `:root{color-scheme:light dark;--ink:#222;--paper:#fff;--dim:#555;--grid:#ddd;` +
+		`--l0:#1565a8;--l1:#c62828;--l2:#2e7d32}@media(prefers-color-scheme:dark){:root{--ink:#e0e0e0;` +
+		`--paper:#161616;--dim:#aaa;--grid:#3c3c3c;--l0:#6cb4f0;--l1:#ff8a80;--l2:#81c784}}` +
+		`body{font:14px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;` +
+		`color:var(--ink);background:var(--paper);overflow-wrap:anywhere}h1{font-size:1.4rem}` +
+		`h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem ` +
+		`.2rem 0;text-align:left;vertical-align:top}th{white-space:nowrap}td.n,th.n{text-align:right;` +
+		`white-space:nowrap}svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;` +
+		`fill:var(--dim)}.grid{stroke:var(--grid);stroke-width:1}.l0{stroke:var(--l0)}` +
+		`.l1{stroke:var(--l1)}.l2{stroke:var(--l2)}polyline{fill:none;stroke-width:1.5}` +
+		`.bar,.k0{fill:var(--l0)}.k1{fill:var(--l1)}.k2{fill:var(--l2)}`
+)
 
 // Write renders the page.
 func (r *Report) Write(b *bytes.Buffer) {
 	title := html.EscapeString(r.Title)
 	fmt.Fprintf(b, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"+
-		"<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>%s</title>\n"+
-		"<style>%s</style>\n</head>\n<body>\n<h1>%s</h1>\n<table>\n", title, reportStyle, title)
+		"<meta http-equiv=\"Content-Security-Policy\" content=\"%s\">\n<meta name=\"viewport\" "+
+		"content=\"width=device-width, initial-scale=1\">\n<title>%s</title>\n<style>%s</style>\n</head>\n"+
+		"<body>\n<h1>%s</h1>\n<table>\n", reportPolicy, title, reportStyle, title)
 	for _, f := range r.Facts {
 		fmt.Fprintf(b, "<tr><th>%s</th><td>%s</td></tr>\n", html.EscapeString(f[0]),
 			html.EscapeString(f[1]))
@@ -109,7 +118,40 @@ func height(v, top float64) float64 {
 }
 
 // number renders a tick with three digits.
-func number(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+func number(v float64) string {
+	for _, u := range []struct {
+		unit float64
+		name string
+	}{{1e9, "G"}, {1e6, "M"}, {1e4, "k"}} {
+		if v >= u.unit {
+			if u.name == "k" {
+				u.unit = 1e3
+			}
+			return digits(v/u.unit) + u.name
+		}
+	}
+	return digits(v)
+}
+
+// digits rounds to three, without an exponent where none is needed.
+func digits(v float64) string {
+	if v < 1e-3 {
+		return strconv.FormatFloat(v, 'g', 3, 64)
+	}
+	p := math.Pow(10, 2-math.Floor(math.Log10(v)))
+	return strconv.FormatFloat(math.Round(v*p)/p, 'f', -1, 64)
+}
+
+// span is the unit of a time axis that ends after so many seconds.
+func span(end float64) (unit float64, name string) {
+	switch {
+	case end >= 3*3600:
+		return 3600, "h"
+	case end >= 3*60:
+		return 60, "min"
+	}
+	return 1, "s"
+}
 
 // ceiling is the least of 1, 2 and 5 times a power of ten that is not below v.
 func ceiling(v float64) float64 {
@@ -143,16 +185,22 @@ func (c *Chart) write(b *bytes.Buffer) {
 	}
 	for i, name := range c.Names {
 		fmt.Fprintf(b, "<polyline class=\"l%d\" points=\"", i)
+		fmt.Fprintf(b, "%.1f,%.1f ", place(0), height(c.values[0][i], top)) // what led to the first point
 		for j, t := range c.at {
 			fmt.Fprintf(b, "%.1f,%.1f ", place(t), height(c.values[j][i], top))
 		}
 		fmt.Fprintf(b, "\"/>\n<text class=\"k%d\" x=\"%g\" y=\"12\">%s</text>\n", i,
-			chartLeft+90+100*float64(i), html.EscapeString(name))
+			chartLeft+90+140*float64(i), html.EscapeString(name))
 	}
+	unit, name := span(end)
 	for i := range chartTicks + 1 {
 		t := end * float64(i) / chartTicks
-		fmt.Fprintf(b, "<text x=\"%.1f\" y=\"%g\" text-anchor=\"middle\">%s s</text>\n", place(t),
-			chartHeight-6, number(t))
+		anchor := "middle"
+		if i == chartTicks { // within the drawing
+			anchor = "end"
+		}
+		fmt.Fprintf(b, "<text x=\"%.1f\" y=\"%g\" text-anchor=\"%s\">%s %s</text>\n", place(t),
+			chartHeight-6, anchor, digits(t/unit), name)
 	}
 	b.WriteString("</svg>\n")
 }

@@ -1,0 +1,271 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/moering/moering/engine/internal/kv"
+)
+
+// generous makes requests whose limits are far above what most of them generate, some that use all
+// of it, and some that are embeddings of long inputs.
+func generous(n int, limit int) (lines []string) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	common := strings.Repeat("// Package io has basic interfaces to I/O primitives. ", 4)
+	for i := range n {
+		text := fmt.Sprintf("func f%d(", i) + strings.Repeat("x int, ", rng.IntN(12))
+		if rng.IntN(4) == 0 {
+			text = common + text
+		}
+		url := "/v1/completions"
+		body := map[string]any{"prompt": text, "max_tokens": limit, "ignore_eos": true,
+			"stop": []string{" ", ",", ")", "."}}
+		switch i % 6 {
+		case 0, 1: // to the end
+			delete(body, "stop")
+		case 2:
+			url = "/v1/embeddings"
+			body = map[string]any{"input": []string{text, common, "x"}}
+		}
+		line, err := json.Marshal(map[string]any{"custom_id": fmt.Sprint("g", i), "method": "POST",
+			"url": url, "body": body})
+		if err != nil {
+			panic(err)
+		}
+		lines = append(lines, string(line))
+	}
+	return lines
+}
+
+// brief are few short requests, for devices that are slow: those of the most tokens start last, when
+// the others have made it look as if there were memory for all of them.
+func brief(limit int) (lines []string) {
+	for i := range 20 {
+		body := map[string]any{"prompt": []int{5, 6, 7 + i}, "max_tokens": limit, "ignore_eos": true}
+		if i < 16 {
+			body["stop"] = []string{" ", "\n", "a", "e", "i", "o", "u", "t", "(", ")"}
+			body["prompt"] = []int{5, 6, 7 + i, 8}
+		}
+		line, err := json.Marshal(map[string]any{"custom_id": fmt.Sprint("b", i), "method": "POST",
+			"url": "/v1/completions", "body": body})
+		if err != nil {
+			panic(err)
+		}
+		lines = append(lines, string(line))
+	}
+	return lines
+}
+
+// Requests that give their memory to others and go on later have the answers of those that keep it,
+// whether what they had was moved, did not fit, or could not be moved; and more of them are in
+// flight.
+func TestBatchSpillKeepsTheAnswers(t *testing.T) {
+	lines, longest, tokens := generous(48, 48), 256, 12*kv.PageTokens
+	if !haveCPU {
+		lines, longest, tokens = brief(34), 64, 3*kv.PageTokens
+	}
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.jsonl")
+	writeLines(t, in, lines)
+	var log bytes.Buffer
+	o := Options{Context: longest, Sequences: 40, Chunk: 64, KVTokens: tokens,
+		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	run := func(name string, b BatchOptions) (BatchResult, string) {
+		log.Reset()
+		e := open(t, tiny, o)
+		b.Input, b.Output, b.Created = in, filepath.Join(dir, name), 1
+		r, err := e.Batch(context.Background(), b)
+		if err != nil || !r.Complete || r.Failed > 0 {
+			t.Fatal(name, r, err)
+		}
+		if pages, rows := e.pool.Free(); pages*kv.PageTokens != tokens || rows != o.Sequences {
+			t.Errorf("%s: %d pages and %d places are free", name, pages, rows)
+		}
+		return r, string(read(t, r.Output))
+	}
+	kept, want := run("kept", BatchOptions{})
+	for name, c := range map[string]struct {
+		b            BatchOptions
+		moves, again bool
+		warns        bool
+	}{
+		"moved":   {b: BatchOptions{Spill: 1 << 30}, moves: true},
+		"no room": {b: BatchOptions{Spill: 1}, again: true},
+		// A folder in which no file can be made.
+		"no disk": {b: BatchOptions{Spill: 1 << 30, SpillDir: "/proc/self"}, again: true, warns: true},
+	} {
+		if c.warns && runtime.GOOS != "linux" || !c.moves && !haveCPU {
+			continue
+		}
+		r, got := run(name, c.b)
+		if got != want {
+			t.Errorf("%s: other answers", name)
+		}
+		if r.Preempted == 0 || r.MovedBytes > 0 != c.moves || r.RecomputedTokens > 0 != c.again ||
+			strings.Contains(log.String(), "computed again") != c.warns {
+			t.Errorf("%s: %d preempted, %d bytes moved, %d tokens computed again; %s", name, r.Preempted,
+				r.MovedBytes, r.RecomputedTokens, log.String())
+		}
+		if r.Stats.Passes >= kept.Stats.Passes {
+			t.Errorf("%s: %d passes, by limits %d", name, r.Stats.Passes, kept.Stats.Passes)
+		}
+		if r.PromptTokens+r.SharedTokens != kept.PromptTokens+kept.SharedTokens ||
+			r.NewTokens != kept.NewTokens {
+			t.Errorf("%s: %d prompt tokens, %d shared and %d new; by limits %d, %d and %d", name,
+				r.PromptTokens, r.SharedTokens, r.NewTokens, kept.PromptTokens, kept.SharedTokens,
+				kept.NewTokens)
+		}
+	}
+}
+
+// On a device with memory of its own, keys and values go to host memory first.
+func TestBatchSpillToHostMemory(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.jsonl")
+	writeLines(t, in, brief(34))
+	var want string
+	for i, memory := range []int64{0, 1 << 20} {
+		e := open(t, tiny, on("discrete", Options{Context: 64, Sequences: 10, Chunk: 32,
+			KVTokens: 3 * kv.PageTokens}))
+		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, SpillMemory: memory,
+			Output: filepath.Join(dir, fmt.Sprint(i))})
+		if err != nil || !r.Complete || r.Failed > 0 {
+			t.Fatal(r, err)
+		}
+		got := string(read(t, r.Output))
+		if i == 0 {
+			want = got
+			continue
+		}
+		if got != want || r.MovedBytes == 0 || r.RecomputedTokens > 0 {
+			t.Errorf("%d preempted, %d bytes moved, %d tokens computed again; the same answers: %v",
+				r.Preempted, r.MovedBytes, r.RecomputedTokens, got == want)
+		}
+	}
+}
+
+// What sessions take in the middle of a job changes nothing of its answers.
+func TestBatchSpillBesideSessions(t *testing.T) {
+	lines, longest, pages := generous(36, 48), 256, 10
+	if !haveCPU {
+		lines, longest, pages = brief(34), 64, 4
+	}
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.jsonl")
+	writeLines(t, in, lines)
+	e := open(t, tiny, Options{Context: longest, Sequences: 30, Chunk: 64,
+		KVTokens: pages * kv.PageTokens})
+	var want string
+	for i := range 2 {
+		b := BatchOptions{Input: in, Created: 1, Spill: 1 << 30,
+			Output: filepath.Join(dir, fmt.Sprint(i))}
+		var held []*kv.Sequence
+		passes := 0
+		b.Progress = func(BatchProgress) { // by the job's own goroutine, where pages are scarcest
+			if passes++; i == 0 {
+				return
+			}
+			if passes%3 > 0 {
+				if s, err := e.pool.Sequence(); err == nil {
+					held = append(held, s)
+					_ = s.Grow(kv.PageTokens) // there may be no page
+				}
+				return
+			}
+			for _, s := range held {
+				s.Close()
+			}
+			held = nil
+		}
+		r, err := e.Batch(context.Background(), b)
+		for _, s := range held {
+			s.Close()
+		}
+		if err != nil || !r.Complete || r.Failed > 0 || r.Preempted == 0 {
+			t.Fatal(r, err)
+		}
+		if got := string(read(t, r.Output)); i == 0 {
+			want = got
+		} else if got != want {
+			t.Error("other answers beside sessions")
+		}
+	}
+}
+
+func TestBatchSpillOptions(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.txt")
+	writeLines(t, in, []string{"a"})
+	for _, c := range []struct {
+		b    BatchOptions
+		want error
+	}{
+		{BatchOptions{Spill: -1}, ErrUsage},
+		{BatchOptions{SpillMemory: -1}, ErrUsage},
+		{BatchOptions{SpillMemory: 1 << 20}, ErrUnsupported},
+		{BatchOptions{Spill: 1 << 20, SpillDir: in}, ErrUsage},
+		{BatchOptions{Spill: 1 << 20, SpillDir: filepath.Join(dir, "missing")}, ErrUsage},
+	} {
+		c.b.Input, c.b.Output = in, filepath.Join(dir, "out")
+		if _, err := Batch(context.Background(), tiny, Options{}, c.b); !errors.Is(err, c.want) {
+			t.Errorf("%+v: %v", c.b, err)
+		}
+	}
+}
+
+// KVTokens reserves memory for all sequences together, whatever the longest may be.
+func TestKVTokens(t *testing.T) {
+	_, few, err := Inspect(tiny, Options{Context: 100, Sequences: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, many, err := Inspect(tiny, Options{Context: 100, Sequences: 2, KVTokens: 3001})
+	if err != nil || few.KVTokens != 256 || many.KVTokens != 3008 ||
+		many.KV != few.KV/256*3008 {
+		t.Errorf("%+v, %+v, %v", few, many, err)
+	}
+	_, least, err := Inspect(tiny, Options{Context: 100, Sequences: 2, KVTokens: 5})
+	if err != nil || least.KVTokens != 128 {
+		t.Errorf("%+v, %v", least, err)
+	}
+	_, err = Open(tiny, Options{Context: 100, KVTokens: 1 << 29, HostMemory: 256 << 20})
+	if !errors.Is(err, ErrBudget) {
+		t.Errorf("more than there is memory for: %v", err)
+	}
+	if _, err = Open(tiny, Options{KVTokens: -1}); !errors.Is(err, ErrUsage) {
+		t.Errorf("negative: %v", err)
+	}
+}
+
+// A job's memory for keys and values is for all its sequences; its context is its longest one.
+func TestBatchFitsTheCacheAndNotTheContext(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.jsonl")
+	writeLines(t, in, generous(60, 90))
+	// Little beside what the model takes, so that a quarter of it is few sequences.
+	_, plan, err := Inspect(tiny, Options{Context: 256, HostMemory: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := openBatch(tiny, Options{HostMemory: plan.Least + 8<<20}, BatchOptions{Input: in}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	longest := 0
+	for _, s := range p.shapes {
+		longest = max(longest, int(s.most))
+	}
+	if f := p.fitted; f.Context != kv.Pages(longest)*kv.PageTokens || f.KVTokens < 4*f.Context {
+		t.Errorf("context %d, KV tokens %d; the longest sequence has %d", f.Context, f.KVTokens, longest)
+	}
+}
