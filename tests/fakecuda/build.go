@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -79,8 +78,10 @@ func flags() []string {
 }
 
 func compile(compiler, name string, patterns []string) (string, error) {
-	_, here, _, _ := runtime.Caller(0)
-	folder := filepath.Dir(here)
+	folder, err := sourceFolder()
+	if err != nil {
+		return "", err
+	}
 	kernels := filepath.Join(folder, "..", "..", "kernels", "cuda")
 	sources, err := find(folder, patterns)
 	if err != nil {
@@ -131,6 +132,23 @@ func compile(compiler, name string, patterns []string) (string, error) {
 	}
 	library := filepath.Join(cache, name+"-"+sum+".so")
 	return library, produce(library, compiler, append([]string{"-shared", "-pthread"}, objects...))
+}
+
+// sourceFolder is where this package lies, of the module that tests run in: a binary that was built with
+// -trimpath does not know.
+func sourceFolder() (string, error) {
+	at, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := at; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(dir, "tests", "fakecuda"), nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("the sources of the stand-in GPU: no go.mod above %s", at)
+		}
+	}
 }
 
 // needed leaves out what a source does not include: the kernels, but for kernels.cc.

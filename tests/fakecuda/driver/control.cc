@@ -15,6 +15,9 @@ static void fresh(World &w)
 	w.hold = 0, w.host_pointer = true;
 	w.fail_countdown = 0, w.chance_per_million = 0, w.calls = 0;
 	w.seed = 1, w.delay_one_in = 16, w.delay_max_us = 60;
+	w.launch_ns = w.product_ns = 1000;
+	w.blas_version[0] = 12, w.blas_version[1] = 4, w.blas_version[2] = 5, w.blas_algorithms = 1;
+	w.peak_device = w.used, w.peak_host = w.locked();
 	w.violations.clear();
 	w.streams_made = 0;
 }
@@ -35,6 +38,14 @@ static bool set(World &w, const std::string &key, uint64_t value)
 		w.host_pointer = value != 0;
 	else if (key == "hold")
 		w.hold = value;
+	else if (key == "launch_ns")
+		w.launch_ns = value;
+	else if (key == "product_ns")
+		w.product_ns = value;
+	else if (key == "cublas_major")
+		w.blas_version[0] = int(value);
+	else if (key == "cublas_algorithms")
+		w.blas_algorithms = value;
 	else
 		return false;
 	return true;
@@ -52,6 +63,8 @@ static bool answer(World &w, std::istringstream &in, std::string &out)
 			out += v + "\n";
 	} else if (word == "live") {
 		out = w.live();
+	} else if (word == "peak") { // bytes of device memory, and of registered host memory, since fresh
+		out = std::to_string(w.peak_device) + " " + std::to_string(w.peak_host);
 	} else if (word == "calls") {
 		out = std::to_string(w.calls);
 	} else if (word == "set" && in >> name >> a) {

@@ -132,6 +132,7 @@ void World::reclaim(std::unique_lock<std::mutex> &lock, Context *c)
 	};
 	erase(events);
 	erase(modules);
+	erase(blas); // handles; a descriptor is of no context
 	for (auto i = allocations.begin(); i != allocations.end();)
 		i = i->second.context == c ? unmap(i) : std::next(i);
 	for (auto i = registrations.begin(); i != registrations.end();)
@@ -164,6 +165,8 @@ void World::destroy(std::unique_lock<std::mutex> &lock, Context *c)
 		left += e->context == c ? ", an event" : "";
 	for (Module *e : modules)
 		left += e->context == c ? ", a module" : "";
+	for (BlasObject *b : blas)
+		left += b->context == c ? ", a handle of cuBLASLt" : "";
 	for (const auto &a : allocations)
 		left += a.second.context == c ? ", " + std::to_string(a.second.bytes) + " bytes" : "";
 	for (const auto &r : registrations)

@@ -1,6 +1,7 @@
 // Device memory, registered host memory, and the copies between them.
 #include "world.h"
 
+#include <algorithm>
 #include <cstring>
 #include <sys/mman.h>
 
@@ -41,6 +42,7 @@ EXPORT int cuMemAlloc_v2(uint64_t *address, size_t bytes)
 	memset(at(a + bytes), canary, mapped - bytes);
 	call.w.allocations[a] = {call.context, bytes, mapped};
 	call.w.used += bytes;
+	call.w.peak_device = std::max(call.w.peak_device, call.w.used);
 	*address = a;
 	return OK;
 }
@@ -97,6 +99,7 @@ EXPORT int cuMemHostRegister_v2(void *p, size_t bytes, unsigned)
 		(next != call.w.registrations.begin() && a < std::prev(next)->first + std::prev(next)->second.bytes))
 		return ALREADY_REGISTERED;
 	call.w.registrations[a] = {call.context, bytes};
+	call.w.peak_host = std::max(call.w.peak_host, call.w.locked());
 	return OK;
 }
 

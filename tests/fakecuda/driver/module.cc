@@ -252,6 +252,7 @@ EXPORT int cuLaunchKernel(Kernel *k, unsigned gx, unsigned gy, unsigned gz, unsi
 	if (bytes)
 		memcpy(copy.data(), args, bytes);
 	std::string name = k->name;
+	op.cost = call.w.launch_ns;
 	op.run = [=] {
 		if (mr_play_launch(name.c_str(), grid, block, shared, copy.data()) == 0)
 			return std::string();

@@ -84,7 +84,7 @@ EXPORT int cuStreamWaitEvent(Stream *s, Event *e, unsigned)
 	return OK;
 }
 
-EXPORT int cuEventCreate(Event **out, unsigned)
+EXPORT int cuEventCreate(Event **out, unsigned flags)
 {
 	Call call("cuEventCreate", true);
 	*out = nullptr;
@@ -92,6 +92,7 @@ EXPORT int cuEventCreate(Event **out, unsigned)
 		return call.code;
 	Event *e = new Event;
 	e->context = call.context;
+	e->timed = (flags & 2) == 0;
 	call.w.events.insert(e);
 	*out = e;
 	return OK;
@@ -135,6 +136,21 @@ EXPORT int cuEventQuery(Event *e)
 	if (e->completed < e->recorded)
 		return NOT_READY;
 	join(call.w.host, e->clock);
+	return OK;
+}
+
+EXPORT int cuEventElapsedTime(float *milliseconds, Event *from, Event *to)
+{
+	Call call("cuEventElapsedTime", true);
+	if (call.code != OK)
+		return call.code;
+	if (!call.has(call.w.events, from, "event") || !call.has(call.w.events, to, "event"))
+		return call.refuse(INVALID_HANDLE);
+	if (!from->timed || !to->timed || from->recorded == 0 || to->recorded == 0)
+		return INVALID_HANDLE;
+	if (from->completed < from->recorded || to->completed < to->recorded)
+		return NOT_READY;
+	*milliseconds = (to->time - from->time) / 1e6f;
 	return OK;
 }
 

@@ -160,8 +160,11 @@ void World::serve(Stream *s)
 			if (!wrong.empty())
 				violate(s->context, wrong);
 		}
-		if (op.record)
+		s->time += op.cost;
+		if (op.record) {
 			op.record->completed = std::max(op.record->completed, op.version);
+			op.record->time = s->time;
+		}
 		if (op.touches)
 			touches.erase(op.touch);
 		s->busy = false;
@@ -169,19 +172,25 @@ void World::serve(Stream *s)
 	}
 }
 
+uint64_t World::locked() const
+{
+	uint64_t bytes = 0;
+	for (const auto &r : registrations)
+		bytes += r.second.bytes;
+	return bytes;
+}
+
 std::string World::live() const
 {
 	int contexts_live = 0;
-	uint64_t bytes = 0;
 	for (const Context &c : contexts)
 		contexts_live += c.references;
-	for (const auto &r : registrations)
-		bytes += r.second.bytes;
 	return "contexts " + std::to_string(contexts_live) + ", streams " +
 		std::to_string(streams.size()) + ", events " + std::to_string(events.size()) +
 		", modules " + std::to_string(modules.size()) + ", allocations " +
 		std::to_string(allocations.size()) + " (" + std::to_string(used) + " bytes), registrations " +
-		std::to_string(registrations.size()) + " (" + std::to_string(bytes) + " bytes)";
+		std::to_string(registrations.size()) + " (" + std::to_string(locked()) +
+		" bytes), of cuBLASLt " + std::to_string(blas.size());
 }
 
 static thread_local std::vector<Context *> current;

@@ -1,6 +1,8 @@
 // The stand-in for libcuda.so.1: what a process sees of one driver, over host memory. All state is
 // in one World behind one mutex; ops execute outside of it, on a thread for each stream.
 //
+// The entry points of cuBLASLt that are used are here too (cublas.cc), as a library of their own would be.
+//
 // What it checks, each a violation with a text:
 //   - copies from or to host memory that is not registered; registered memory that changes between
 //     the call of a copy and its execution
@@ -83,6 +85,8 @@ struct Event {
 	Context *context;
 	uint64_t recorded = 0, completed = 0; // versions
 	Clock clock;                          // of the last record
+	bool timed = false;
+	uint64_t time = 0; // of its stream when it was passed, nanoseconds
 };
 
 // Touch is host memory that an op which has not run yet reads or writes.
@@ -98,6 +102,7 @@ struct Op {
 	uint64_t version = 0;
 	std::list<Touch>::iterator touch;
 	bool touches = false;
+	uint64_t cost = 0; // nanoseconds that the stream's time goes on
 };
 
 struct Stream {
@@ -108,6 +113,7 @@ struct Stream {
 	std::deque<Op> queue;
 	bool busy = false, closing = false;
 	uint64_t random;
+	uint64_t time = 0; // what its ops cost, as control sets it: a clock that no machine's load disturbs
 	std::vector<Touch> declared; // for the next launch
 	std::thread thread;
 	std::string name() const { return "stream " + std::to_string(number); }
@@ -145,6 +151,16 @@ struct Context {
 	bool dead = false; // cannot be made current: the driver has taken back what it held
 };
 
+// BlasObject is a handle of cuBLASLt or one of its descriptors.
+struct BlasObject {
+	enum Kind { HANDLE, PRODUCT, LAYOUT, PREFERENCE } kind;
+	Context *context = nullptr; // of a handle
+	int type = 0, compute = 0, scale = 0, transposed[2] = {0, 0};
+	uint64_t rows = 0, cols = 0, ld = 0;
+	uint64_t workspace = 0;
+	uint32_t alignment[4] = {256, 256, 256, 256}; // of A, B, C and D
+};
+
 constexpr int devices_max = 8;
 
 struct World {
@@ -162,6 +178,9 @@ struct World {
 	int fail_code = 0;
 	uint64_t chance_state = 0, chance_per_million = 0;
 	uint64_t calls = 0;
+	uint64_t launch_ns = 1000, product_ns = 1000;            // what a kernel costs, and a product of cuBLASLt
+	int blas_version[3] = {12, 4, 5};
+	uint64_t blas_algorithms = 1; // that are found for a product
 
 	bool initialized = false;
 	Context contexts[devices_max];
@@ -171,7 +190,9 @@ struct World {
 	std::map<uint64_t, Allocation> allocations;
 	std::map<uint64_t, Registration> registrations;
 	std::list<Touch> touches;
+	std::set<BlasObject *> blas;
 	uint64_t used = 0;
+	uint64_t peak_device = 0, peak_host = 0; // bytes, since fresh
 
 	Order order;
 	Clock host{1};
@@ -190,6 +211,7 @@ struct World {
 	bool touched(uint64_t at, uint64_t bytes, bool writes_only) const;
 	bool registered(uint64_t at, uint64_t bytes) const;
 	bool allocated(uint64_t at, uint64_t bytes) const;
+	uint64_t locked() const; // bytes of host memory that are registered
 	void push(Stream *s, Op op);
 	void drain(std::unique_lock<std::mutex> &lock, Stream *s);
 	void drain(std::unique_lock<std::mutex> &lock, Context *c);
