@@ -19,7 +19,8 @@ func openDevice(o Options) (kernels.Device, error) {
 		return openCPU(o)
 	case "cuda":
 		d, err := cuda.Open(cuda.Options{Device: which, Library: o.getenv("MOERING_CUDA_LIBRARY"),
-			MemoryBytes: o.DeviceMemory})
+			MemoryBytes: o.DeviceMemory, CuBLASLt: o.cuBLASLt(),
+			CuBLASLtLibrary: o.getenv("MOERING_CUBLASLT_LIBRARY")})
 		if err != nil {
 			return nil, err
 		}
@@ -28,6 +29,21 @@ func openDevice(o Options) (kernels.Device, error) {
 		return ref.Open(ref.Options{Threads: o.Threads}), nil
 	}
 	return nil, fmt.Errorf("%w: device %q", ErrUsage, o.Device)
+}
+
+// cuBLASLtBytes is what products of cuBLASLt with chunk rows take more on the device.
+func (e *Engine) cuBLASLtBytes(chunk int) int64 {
+	m := e.model
+	width := max(m.Dim, m.Heads*m.HeadDim, m.DenseWidth, m.SharedWidth)
+	return e.options.cuBLASLt().ScratchBytes(chunk, width, width)
+}
+
+// cuBLASLtText names the choice where it may decide what tokens come out.
+func (e *Engine) cuBLASLtText() string {
+	if use := e.options.cuBLASLt(); use != cuda.CuBLASLtOff && e.device.Info().Name == "cuda" {
+		return fmt.Sprintf(", cuBLASLt %v", use)
+	}
+	return ""
 }
 
 // bestDevice is a GPU if there is one, else the processor. It says what it found.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moering/moering/kernels/cuda"
 	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/kernels/ref"
 	"github.com/moering/moering/offload/reader"
@@ -89,6 +90,10 @@ type Options struct {
 	Chunk int
 	// Exact multiplies block-quantised weights with float32 activations in place of int8 ones.
 	Exact bool
+	// CuBLASLt lets NVIDIA's library have large products with F16 and BF16 weights on a GPU: "off" (also
+	// ""), "faster" (where it is, which is measured) or "always". An answer then depends, in its last
+	// bits, on its batch, the budgets and the chunk; without it, it does not.
+	CuBLASLt string
 	// KVType is the storage of keys and values: "f32" (also ""), or the smaller "f16" and "q8_0",
 	// which round them.
 	KVType string
@@ -130,6 +135,11 @@ func (o Options) validate() error {
 	default:
 		return fmt.Errorf("%w: unknown device %q; use cpu, cuda, cuda:N, cuda:UUID or ref", ErrUsage,
 			o.Device)
+	}
+	if use, err := cuda.ParseCuBLASLt(o.CuBLASLt); err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	} else if use != cuda.CuBLASLtOff && name != "" && name != "cuda" {
+		return fmt.Errorf("%w: cuBLASLt on device %s; it is for cuda", ErrUsage, name)
 	}
 	if _, err := parseKVType(o.KVType); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
@@ -188,6 +198,11 @@ func (o Options) threads() int {
 func (o Options) device() (name, which string) {
 	name, which, _ = strings.Cut(o.Device, ":")
 	return name, which
+}
+
+func (o Options) cuBLASLt() cuda.CuBLASLt {
+	c, _ := cuda.ParseCuBLASLt(o.CuBLASLt) // validated
+	return c
 }
 
 func (o Options) kvType() quant.Type {

@@ -125,7 +125,7 @@ func (e *Engine) demand(chunk int) demand {
 		Sections: int64(o.Sections), DenseSection: g.dense, Layers: int64(len(g.layers))}
 	if info := e.device.Info(); !info.Unified {
 		d.reserve = 0 // the host's
-		d.work += forward.DeviceScratchBytes(m, chunk, o.Context)
+		d.work += forward.DeviceScratchBytes(m, chunk, o.Context) + e.cuBLASLtBytes(chunk)
 		d.Section, d.DenseSection = g.deviceSection, g.devDense
 		if d.Budget = o.DeviceMemory; d.Budget == 0 {
 			d.Budget = info.MemoryBytes / 10 * 9

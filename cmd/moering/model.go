@@ -29,6 +29,8 @@ type modelFlags struct {
 	KVType   string `name:"kv-type" enum:"f32,f16,q8_0" default:"f32" help:"Storage of keys and values: f32, f16, q8_0; the smaller ones round."`
 	Checksum string `enum:"first,always,off" default:"first" help:"Check groups of packed models when read: first, always, off."`
 
+	CuBLASLt string `name:"cublaslt" enum:"off,faster,always" default:"off" help:"Let cuBLASLt have large F16 and BF16 products on a GPU: off, faster, always; the last bits then depend on the batch."`
+
 	IOTimeout    time.Duration `name:"io-timeout" placeholder:"TIME" help:"How long a read may take (default: 1m)."`
 	Trace        string        `placeholder:"FILE" help:"Write a timeline for Perfetto or chrome://tracing."`
 	RoutingTrace string        `placeholder:"FILE" help:"Write which experts each token used, for moering simulate."`
@@ -42,7 +44,8 @@ func (f *modelFlags) options(a *app, p *progress) (engine.Options, error) {
 	o := engine.Options{HostMemory: int64(f.RAM), Sections: f.Sections, Threads: f.Threads,
 		Context: f.Context, Chunk: f.Chunk, Exact: f.Exact, Logger: a.logger(),
 		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy),
-		DeviceMemory: int64(f.VRAM), KVType: f.KVType, Verify: f.Checksum, IOTimeout: f.IOTimeout}
+		DeviceMemory: int64(f.VRAM), KVType: f.KVType, Verify: f.Checksum, IOTimeout: f.IOTimeout,
+		CuBLASLt: f.CuBLASLt}
 	var err error
 	if o.Trace, err = a.create(f.Trace); err != nil {
 		return o, err

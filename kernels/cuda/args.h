@@ -141,6 +141,26 @@ struct mr_cuda_combine_args {
 	int32_t rows, dim, top_k, unused;
 };
 
+// mr_split
+struct mr_cuda_split_args {
+	uint64_t x;      // (rows, dim) float
+	uint64_t up;     // (rows, dim) float, or 0
+	uint64_t out;    // (pieces, rows, dim) half where there are scales, else bfloat16
+	uint64_t scales; // (rows) float, or 0
+	int32_t rows;
+	int32_t dim; // even
+	int32_t pieces, unused;
+};
+
+// mr_join
+struct mr_cuda_join_args {
+	uint64_t product; // (rows, outputs) float
+	uint64_t scales;  // (rows) float, or 0
+	uint64_t bias;    // (outputs) float, or 0
+	uint64_t out;     // (rows, outputs) float
+	int32_t outputs, accumulate;
+};
+
 // mr_gather_rows
 struct mr_cuda_gather_rows_args {
 	uint64_t x;     // (from, dim)

@@ -40,6 +40,7 @@ type Device struct {
 	hostPointer bool
 	spin        C.int64_t // nanoseconds that a wait spins
 	modules     modules
+	cublas      *cublas // nil: not wanted, or not there
 
 	lost atomic.Pointer[error] // the failure after which the context gives no other
 
@@ -132,6 +133,9 @@ func (d *Device) prepare(o Options) error {
 	if r := C.stream_create(d.driver.c, d.context, &d.zero); r != 0 {
 		return d.fail("making a stream", r)
 	}
+	if o.CuBLASLt != CuBLASLtOff {
+		d.openCuBLASLt(o)
+	}
 	return d.loadKernels()
 }
 
@@ -175,6 +179,7 @@ func (d *Device) shut() error {
 		errs = append(errs, d.end("destroying a stream",
 			C.stream_destroy(d.driver.c, d.context, d.zero)))
 	}
+	errs = append(errs, d.closeCuBLASLt())
 	return errors.Join(append(errs, d.unloadKernels(), d.release())...)
 }
 

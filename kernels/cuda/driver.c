@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "driver.h"
 
+#include "cublas.h"
+
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,6 +71,8 @@ struct driver {
 #define FIELD(field, symbol, prototype) result(*field) prototype;
 	ENTRIES(FIELD)
 #undef FIELD
+	// NULL where the driver has none; only measurements need it.
+	result (*elapsed)(float *, evt, evt);
 	// Of the stand-in only, NULL in a driver.
 	void (*declare)(void *stream, uint64_t at, uint64_t bytes, int write);
 	void (*host_access)(uint64_t at, uint64_t bytes, int write);
@@ -107,6 +111,7 @@ driver *driver_open(const char *path, char *message, size_t message_bytes)
 		free(d);
 		return NULL;
 	}
+	resolve(library, "cuEventElapsedTime", &d->elapsed);
 	resolve(library, "fakecuda_access", &d->declare);
 	resolve(library, "fakecuda_host_access", &d->host_access);
 	resolve(library, "fakecuda_control", &d->control);
@@ -114,6 +119,14 @@ driver *driver_open(const char *path, char *message, size_t message_bytes)
 }
 
 void driver_free(driver *d) { free(d); }
+
+int driver_enter(const driver *d, uint64_t context) { return d->push((ctx)(uintptr_t)context); }
+
+void driver_leave(const driver *d)
+{
+	ctx before;
+	d->pop(&before);
+}
 
 int driver_declares(const driver *d) { return d->declare != NULL; }
 
@@ -346,7 +359,7 @@ int stream_sync(const driver *d, uint64_t context, uint64_t stream)
 	IN(d, context, d->stream_sync(pointer(stream)));
 }
 
-int event_create(const driver *d, uint64_t context, uint64_t *event)
+static int create_event(const driver *d, uint64_t context, unsigned flags, uint64_t *event)
 {
 	evt e = NULL;
 	ctx before;
@@ -354,10 +367,29 @@ int event_create(const driver *d, uint64_t context, uint64_t *event)
 	result r = d->push(pointer(context));
 	if (r != R_OK)
 		return r;
-	r = d->event_create(&e, EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING);
+	r = d->event_create(&e, flags);
 	d->pop(&before);
 	*event = r == R_OK ? (uint64_t)(uintptr_t)e : 0;
 	return r;
+}
+
+int event_create(const driver *d, uint64_t context, uint64_t *event)
+{
+	return create_event(d, context, EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING, event);
+}
+
+int event_create_timed(const driver *d, uint64_t context, uint64_t *event)
+{
+	return create_event(d, context, EVENT_BLOCKING_SYNC, event);
+}
+
+int event_elapsed(const driver *d, uint64_t context, uint64_t from, uint64_t to,
+	float *milliseconds)
+{
+	*milliseconds = 0;
+	if (!d->elapsed)
+		return R_NOT_FOUND;
+	IN(d, context, d->elapsed(milliseconds, pointer(from), pointer(to)));
 }
 
 int event_destroy(const driver *d, uint64_t context, uint64_t event)
@@ -422,6 +454,8 @@ static result enqueue(const driver *d, void *stream, const command *c)
 		return d->event_record(pointer(c->object), stream);
 	case C_WAIT:
 		return d->stream_wait(stream, pointer(c->object), 0);
+	case C_PRODUCT:
+		return cublas_multiply(pointer(c->object), pointer(c->args), stream);
 	}
 	return R_INVALID_VALUE;
 }

@@ -50,6 +50,11 @@ void driver_host_access(const driver *d, uint64_t at, uint64_t bytes, int write)
 const char *driver_error(const driver *d, int result, const char **name);
 const char *driver_env_library(void); // the environment as C sees it; "" where it is not set
 
+// driver_enter makes a context current for the calling thread; after success driver_leave restores what
+// was current before.
+int driver_enter(const driver *d, uint64_t context);
+void driver_leave(const driver *d);
+
 int driver_init(const driver *d, int *version, int *devices);
 int device_get(const driver *d, int ordinal, int *device);
 int device_name(const driver *d, int device, char *name, int bytes);
@@ -86,10 +91,15 @@ int stream_sync(const driver *d, uint64_t context, uint64_t stream);
 int event_create(const driver *d, uint64_t context, uint64_t *event);
 int event_destroy(const driver *d, uint64_t context, uint64_t event);
 int event_query(const driver *d, uint64_t context, uint64_t event);
+// event_create_timed makes an event that knows when it was passed.
+int event_create_timed(const driver *d, uint64_t context, uint64_t *event);
+// event_elapsed is the time from one timed event to another, both of which have passed.
+int event_elapsed(const driver *d, uint64_t context, uint64_t from, uint64_t to,
+	float *milliseconds);
 // event_sync waits: for spin_ns by asking again and again, which is quick, and then asleep.
 int event_sync(const driver *d, uint64_t context, uint64_t event, int64_t spin_ns);
 
-enum { C_LAUNCH = 1, C_COPY_IN, C_COPY_OUT, C_COPY_WITHIN, C_RECORD, C_WAIT };
+enum { C_LAUNCH = 1, C_COPY_IN, C_COPY_OUT, C_COPY_WITHIN, C_RECORD, C_WAIT, C_PRODUCT };
 
 // span is memory that a launch reads or writes.
 typedef struct {
@@ -99,10 +109,10 @@ typedef struct {
 
 // command is one entry of a batch.
 typedef struct {
-	uint64_t object;   // the function of a launch; the event of a record or a wait
+	uint64_t object;   // the function of a launch; the event of a record or a wait; cublas_plan
 	uint64_t dst, src; // of a copy
 	uint64_t bytes;    // of a copy; of a launch's arguments
-	uint64_t args;     // address of a launch's arguments, which are one structure
+	uint64_t args;     // address of a launch's arguments, which are one structure; or cublas_args
 	uint64_t spans;    // address of access_span[span_count]
 	uint32_t grid[3], block[3];
 	uint32_t shared; // dynamic shared memory, bytes

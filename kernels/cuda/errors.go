@@ -3,7 +3,7 @@
 package cuda
 
 /*
-#include "driver.h"
+#include "cublas.h"
 */
 import "C"
 
@@ -27,6 +27,10 @@ func loadFailure(library, why string) error {
 // failure turns a result other than 0 into an error that says what was tried, what the driver
 // answered, and what to do.
 func (d *driver) failure(what string, r C.int) error {
+	if r >= C.R_CUBLAS {
+		return fmt.Errorf("%w: cuda: %s: cuBLASLt fails: %s; compute without it, or with another version",
+			kernels.ErrDevice, what, statusText(r))
+	}
 	var name *C.char
 	text := C.GoString(C.driver_error(d.c, r, &name))
 	return fmt.Errorf("%w: cuda: %s: %s; %s (%s %d: %s)", kernels.ErrDevice, what, meaning(r),
@@ -54,6 +58,20 @@ func lostDevice(r C.int) bool {
 		return true
 	}
 	return false
+}
+
+// statusText names a status of cuBLASLt.
+func statusText(r C.int) string {
+	names := map[C.int]string{C.S_NOT_INITIALIZED: "NOT_INITIALIZED", C.S_ALLOC_FAILED: "ALLOC_FAILED",
+		C.S_INVALID_VALUE: "INVALID_VALUE", C.S_ARCH_MISMATCH: "ARCH_MISMATCH",
+		C.S_MAPPING_ERROR: "MAPPING_ERROR", C.S_EXECUTION_FAILED: "EXECUTION_FAILED",
+		C.S_INTERNAL_ERROR: "INTERNAL_ERROR", C.S_NOT_SUPPORTED: "NOT_SUPPORTED",
+		C.S_LICENSE_ERROR: "LICENSE_ERROR"}
+	s := r - C.R_CUBLAS
+	if name, ok := names[s]; ok {
+		return "CUBLAS_STATUS_" + name
+	}
+	return fmt.Sprintf("status %d", int(s))
 }
 
 func meaning(r C.int) string {

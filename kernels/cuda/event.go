@@ -3,7 +3,7 @@
 package cuda
 
 /*
-#include "driver.h"
+#include "cublas.h"
 */
 import "C"
 
@@ -143,6 +143,11 @@ func (s *stream) retire() {
 // abandon is for a driver that fails where it can only fail after a kernel has: nothing more will
 // pass, so that all marks count as passed, with the failure.
 func (s *stream) abandon(what string, r C.int) {
+	// Unless the context is gone, work may still run; it ends before memory is given back.
+	sync := C.stream_sync(s.dev.driver.c, s.dev.context, s.handle)
+	if r >= C.R_CUBLAS && sync != 0 {
+		r = sync // the driver knows why a library fails
+	}
 	err := s.named(s.dev.fail(what, r))
 	if s.broken == nil {
 		s.broken = err
@@ -150,8 +155,6 @@ func (s *stream) abandon(what string, r C.int) {
 	if s.err == nil {
 		s.err = err
 	}
-	// Unless the context is gone, work may still run; it ends before memory is given back.
-	C.stream_sync(s.dev.driver.c, s.dev.context, s.handle)
 	s.done = s.last
 }
 

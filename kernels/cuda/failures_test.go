@@ -20,10 +20,11 @@ var failureSeeds = flag.Int("failure-seeds", 2000, "seeds of injected driver fai
 func TestInjectedFailuresAreErrorsAndLeakNothing(t *testing.T) {
 	p := play(t)
 	p.ask("delays 1 0 0")
-	failed := 0
+	failed, uses := 0, [...]CuBLASLt{CuBLASLtOff, CuBLASLtOff, CuBLASLtOff, CuBLASLtFaster, CuBLASLtOff,
+		CuBLASLtAlways}
 	for seed := range uint64(*failureSeeds) {
 		p.ask("chance %d %d", seed, 1000<<(seed%6)) // from one call in 1000 to one in 30
-		err := program(library(t), rand.New(rand.NewPCG(seed, 2)))
+		err := program(library(t), rand.New(rand.NewPCG(seed, 2)), uses[seed%uint64(len(uses))])
 		p.ask("chance 0 0")
 		if err != nil {
 			failed++
@@ -39,22 +40,26 @@ func TestInjectedFailuresAreErrorsAndLeakNothing(t *testing.T) {
 
 // Each call in turn fails: as a refusal, and as a failure that ends the context.
 func TestEveryCallMayFail(t *testing.T) {
-	p := play(t)
-	p.ask("delays 1 0 0")
-	before := p.calls()
-	if err := program(library(t), rand.New(rand.NewPCG(1, 2))); err != nil {
-		t.Fatal(err)
-	}
-	calls := p.calls() - before
-	for n := 1; n <= calls; n++ {
-		for _, code := range []int{2, 700} {
-			p.ask("fail any %d %d", n, code)
-			err := program(library(t), rand.New(rand.NewPCG(1, 2)))
-			p.ask("fail any 0 0")
-			if t.Failed() || !p.sound(err) {
-				t.Fatalf("call %d of %d, code %d", n, calls, code)
+	for _, use := range []CuBLASLt{CuBLASLtOff, CuBLASLtFaster} {
+		t.Run("cuBLASLt "+use.String(), func(t *testing.T) {
+			p := play(t)
+			p.ask("delays 1 0 0")
+			before := p.calls()
+			if err := program(library(t), rand.New(rand.NewPCG(1, 2)), use); err != nil {
+				t.Fatal(err)
 			}
-		}
+			calls := p.calls() - before
+			for n := 1; n <= calls; n++ {
+				for _, code := range []int{2, 700} {
+					p.ask("fail any %d %d", n, code)
+					err := program(library(t), rand.New(rand.NewPCG(1, 2)), use)
+					p.ask("fail any 0 0")
+					if t.Failed() || !p.sound(err) {
+						t.Fatalf("call %d of %d, code %d", n, calls, code)
+					}
+				}
+			}
+		})
 	}
 }
 
@@ -72,17 +77,22 @@ func (p *standIn) sound(err error) bool {
 	return true
 }
 
-// program opens a device, streams buffers through it and closes everything. It returns the first
-// error; without one, it has checked what arrived.
-func program(library string, rng *rand.Rand) error {
+// program opens a device, streams buffers through it, or multiplies by cuBLASLt, and closes everything.
+// It returns the first error; without one, it has checked what arrived.
+func program(library string, rng *rand.Rand, use CuBLASLt) error {
 	if _, err := Devices(library); err != nil {
 		return err
 	}
-	d, err := Open(Options{Library: library})
+	d, err := Open(Options{Library: library, CuBLASLt: use, CuBLASLtLibrary: library,
+		HalfActivations: true})
 	if err != nil {
 		return err
 	}
-	err = traffic(d, rng)
+	if use == CuBLASLtOff {
+		err = traffic(d, rng)
+	} else {
+		err = multiply(d)
+	}
 	return errors.Join(err, d.Close())
 }
 
@@ -140,6 +150,49 @@ func traffic(d *Device, rng *rand.Rand) (err error) {
 		}
 	}
 	return errors.Join(err, load.Sync(), store.Sync(), load.Close(), store.Close())
+}
+
+// multiply multiplies 64 rows of ones with ones.
+func multiply(d *Device) (err error) {
+	const rows, dim = denseRowsLeast, 8
+	memory, err := d.Alloc(2*rows*dim*4 + 2*dim*dim)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, memory.Free()) }()
+	host, err := d.Pin(2*rows*dim*4 + 2*dim*dim)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Free()) }()
+	s, err := d.NewStream("dense")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	x, weights := host.All().Slice(0, rows*dim*4), host.All().Slice(rows*dim*4, 2*dim*dim)
+	for i := range rows * dim {
+		x.Float32s()[i] = 1
+	}
+	for i := range dim * dim {
+		weights.Host()[2*i], weights.Host()[2*i+1] = 0x80, 0x3F
+	}
+	s.Copy(memory.All(), host.All())
+	w := kernels.Weight{Data: memory.All().Slice(rows*dim*4, 2*dim*dim), Type: quant.BF16, Rows: dim,
+		Cols: dim}
+	out := memory.All().Slice(rows*dim*4+2*dim*dim, rows*dim*4)
+	for range 2 {
+		s.Run(&kernels.MatMul{X: memory.All().Slice(0, rows*dim*4), Rows: rows, Terms: []kernels.Term{
+			{W: w, Out: out}}})
+	}
+	s.Copy(host.All(), memory.All())
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	if got := host.All().Float32s()[(rows*dim*4+2*dim*dim)/4+rows*dim/2]; got != dim {
+		return fmt.Errorf("the product of ones is %v", got)
+	}
+	return nil
 }
 
 // compute runs ops that need the memory of a stream: scratch, and lists that are uploaded.

@@ -2,7 +2,10 @@
 
 package cuda
 
-// #include "args.h"
+/*
+#include "args.h"
+#include "cublas.h"
+*/
 import "C"
 
 import (
@@ -26,22 +29,24 @@ const (
 	kernelEmbed
 	kernelGate
 	kernelGatherRows
+	kernelJoin
 	kernelKVAppend
 	kernelPrepare
 	kernelRMSNorm
 	kernelRoPE
 	kernelRoute
+	kernelSplit
 	kernelProduct // the first of three a format: one, few, tile; few is not there for every format
 
 	kernelCount = kernelProduct + 3*kernelID(len(productFormats))
 )
 
 var kernelNames = [kernelProduct]string{"mr_attention", "mr_attention_split", "mr_attention_merge",
-	"mr_combine", "mr_embed", "mr_gate", "mr_gather_rows", "mr_kv_append", "mr_prepare",
-	"mr_rms_norm", "mr_rope", "mr_route"}
+	"mr_combine", "mr_embed", "mr_gate", "mr_gather_rows", "mr_join", "mr_kv_append", "mr_prepare",
+	"mr_rms_norm", "mr_rope", "mr_route", "mr_split"}
 
 var kernelModules = [kernelProduct]string{"attention", "attention", "attention", "combine", "embed",
-	"expert_ffn", "gather_rows", "kv_append", "matmul", "rms_norm", "rope", "route"}
+	"expert_ffn", "gather_rows", "dense", "kv_append", "matmul", "rms_norm", "rope", "route", "dense"}
 
 // name returns the kernel's entry in its module; "" for a number that no kernel has.
 func (k kernelID) name() string {
@@ -86,6 +91,8 @@ type launch struct {
 	grid, block [3]uint32
 	shared      uint32 // dynamic shared memory, bytes; at most sharedBytesMax
 	args        []byte // the kernel's argument structure of args.h; memory of the planner
+	// plan makes it a product of cuBLASLt, whose arguments are a cublas_args; nil: a kernel.
+	plan *C.cublas_plan
 	// reads and writes are the memory that the kernel touches, scratch and uploads included, where
 	// the planner declares them. Weights are read in units of 16 bytes, so up to 15 bytes before a
 	// span may be read, and never used; and the rest of its last four bytes.
@@ -120,6 +127,10 @@ type planner struct {
 	// halves rounds the activations of products with 16-bit weights to bfloat16, unless Exact is
 	// set.
 	halves bool
+	// dense are the shapes of which cuBLASLt has the products, with their plans; workspace is the
+	// memory that it wants, 0 where there is none of it.
+	dense     map[denseShape]*C.cublas_plan
+	workspace int64
 
 	words    []uint64 // arguments
 	spans    []kernels.Span

@@ -163,7 +163,9 @@ func preparedBytes(rows, dim, pieces int) int64 {
 func (p *planner) pieces(some []product) int {
 	n := 1
 	for i := range some {
-		n = max(n, productFormats[some[i].format].xp)
+		if !some[i].done {
+			n = max(n, productFormats[some[i].format].xp)
+		}
 	}
 	return n
 }
@@ -327,14 +329,24 @@ func (p *planner) needMatMul(o *kernels.MatMul) (demand, error) {
 	if o.Rows == 0 || len(o.Terms) == 0 {
 		return demand{}, nil
 	}
-	xp, tiles := 1, int64(0)
+	tiles, dense := int64(0), int64(0)
 	for i := range o.Terms {
 		w := &o.Terms[i].W
-		xp = max(xp, productFormats[p.formatOf(w.Type, o.Exact)].xp)
 		tiles += ceil(int64(w.Rows), outputsOfWarp) * ceil(int64(o.Rows), rowsOfMMA)
+		dense = max(dense, p.denseBytes(w, o.Rows, o.Exact))
 	}
-	return demand{scratch: preparedBytes(o.Rows, o.Terms[0].W.Cols, xp),
-		upload: jobsBytes(len(o.Terms))}, tooLarge("MatMul", tiles)
+	return demand{scratch: p.matMulPrepared(o) + dense, upload: jobsBytes(len(o.Terms))},
+		tooLarge("MatMul", tiles)
+}
+
+// matMulPrepared returns the scratch memory of an op's activations, all products being of the kernels
+// here.
+func (p *planner) matMulPrepared(o *kernels.MatMul) int64 {
+	xp := 1
+	for i := range o.Terms {
+		xp = max(xp, productFormats[p.formatOf(o.Terms[i].W.Type, o.Exact)].xp)
+	}
+	return preparedBytes(o.Rows, o.Terms[0].W.Cols, xp)
 }
 
 func (p *planner) matMul(o *kernels.MatMul, out []launch) []launch {
@@ -354,9 +366,8 @@ func (p *planner) matMul(o *kernels.MatMul, out []launch) []launch {
 		}
 		p.products = append(p.products, m)
 	}
-	x, out := p.prepare(out, kernelPrepare, o.X, kernels.Span{}, o.Rows, o.Terms[0].W.Cols,
-		p.pieces(p.products), 0)
-	return p.multiply(out, p.products, x)
+	from := source{x: o.X, rows: o.Rows, dim: o.Terms[0].W.Cols}
+	return p.planProducts(out, kernelPrepare, from, 0, p.matMulPrepared(o))
 }
 
 // feedPlan says where the values of an ExpertFFN lie in the scratch memory.
@@ -365,12 +376,12 @@ type feedPlan struct {
 	rows      int // of all experts
 	xRows     int // rows of X that are looked at
 	xp, downs int // pieces of X and of the hidden values
-	x, gate, up, hidden,
+	x, gate, up, hidden, dense,
 	bytes int64
 }
 
 func (p *planner) planFeed(o *kernels.ExpertFFN) feedPlan {
-	f := feedPlan{xp: 1, downs: 1}
+	f, dense := feedPlan{xp: 1, downs: 1}, int64(0)
 	for i := range o.Experts {
 		e := &o.Experts[i]
 		if len(e.Rows) == 0 {
@@ -382,12 +393,16 @@ func (p *planner) planFeed(o *kernels.ExpertFFN) feedPlan {
 		f.xp = max(f.xp, productFormats[p.formatOf(e.Gate.Type, o.Exact)].xp,
 			productFormats[p.formatOf(e.Up.Type, o.Exact)].xp)
 		f.downs = max(f.downs, productFormats[p.formatOf(e.Down.Type, o.Exact)].xp)
+		for _, w := range [...]*kernels.Weight{&e.Gate, &e.Up, &e.Down} {
+			dense = max(dense, p.denseBytes(w, len(e.Rows), o.Exact))
+		}
 	}
 	hidden := uploadBytes(4 * int64(f.rows) * int64(o.Width))
 	f.gate = f.x + preparedBytes(f.xRows, o.Dim, f.xp)
 	f.up = f.gate + hidden
 	f.hidden = f.up + hidden
-	f.bytes = f.hidden + preparedBytes(f.rows, o.Width, f.downs)
+	f.dense = f.hidden + preparedBytes(f.rows, o.Width, f.downs)
+	f.bytes = f.dense + dense
 	return f
 }
 
@@ -410,7 +425,6 @@ func (p *planner) expertFFN(o *kernels.ExpertFFN, out []launch) []launch {
 	}
 	hidden := 4 * int64(f.rows) * int64(o.Width)
 	gates, ups := p.scratch.Slice(f.gate, hidden), p.scratch.Slice(f.up, hidden)
-	x, out := p.prepare(out, kernelPrepare, o.X, kernels.Span{}, f.xRows, o.Dim, f.xp, f.x)
 	p.products = p.products[:0]
 	for i, at := 0, 0; i < len(o.Experts); i++ {
 		e := &o.Experts[i]
@@ -433,8 +447,7 @@ func (p *planner) expertFFN(o *kernels.ExpertFFN, out []launch) []launch {
 		}
 		at += len(e.Rows)
 	}
-	out = p.multiply(out, p.products, x)
-	h, out := p.prepare(out, kernelGate, gates, ups, f.rows, o.Width, f.downs, f.hidden)
+	out = p.planProducts(out, kernelPrepare, source{x: o.X, rows: f.xRows, dim: o.Dim}, f.x, f.dense)
 	p.products = p.products[:0]
 	for i, at := 0, 0; i < len(o.Experts); i++ {
 		e := &o.Experts[i]
@@ -451,5 +464,6 @@ func (p *planner) expertFFN(o *kernels.ExpertFFN, out []launch) []launch {
 		p.products = append(p.products, m)
 		at += len(e.Rows)
 	}
-	return p.multiply(out, p.products, h)
+	return p.planProducts(out, kernelGate, source{x: gates, up: ups, rows: f.rows, dim: o.Width},
+		f.hidden, f.dense)
 }

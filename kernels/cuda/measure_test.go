@@ -30,17 +30,20 @@ type sizes struct {
 	gemvRows, gemvCols int
 	experts, tokens    int
 	dim, width         int
+	denseRows          int
 	repeats, launches  int
 }
 
 func fullSizes() sizes {
 	return sizes{copyBytes: 512 << 20, sections: 24, sectionBytes: 64 << 20, gemvRows: 16384,
-		gemvCols: 8192, experts: 16, tokens: 256, dim: 4096, width: 2048, repeats: 7, launches: 2000}
+		gemvCols: 8192, experts: 16, tokens: 256, dim: 4096, width: 2048,
+		denseRows: 512, repeats: 7, launches: 2000}
 }
 
 func tinySizes() sizes {
 	return sizes{copyBytes: 256 << 10, sections: 4, sectionBytes: 16 << 10, gemvRows: 32, gemvCols: 256,
-		experts: 2, tokens: 3, dim: 256, width: 256, repeats: 2, launches: 4}
+		experts: 2, tokens: 3, dim: 256, width: 256, denseRows: 64,
+		repeats: 2, launches: 4}
 }
 
 // bench is a device that is measured.
@@ -65,7 +68,7 @@ func TestMeasure(t *testing.T) {
 	default:
 		t.Fatalf("-measure %q", *measure)
 	}
-	b := openBench(t, size, false)
+	b := openBench(t, size, Options{})
 	b.copies()
 	b.deviceMemory()
 	b.launches()
@@ -76,16 +79,25 @@ func TestMeasure(t *testing.T) {
 		b.experts(kind)
 		b.overlap(kind)
 	}
-	halves := openBench(t, size, true)
+	halves := openBench(t, size, Options{HalfActivations: true})
 	halves.copyIn, halves.memory = b.copyIn, b.memory
 	halves.gemv(quant.BF16)
 	halves.experts(quant.BF16)
 	halves.overlap(quant.BF16)
+	for _, rounded := range []bool{false, true} {
+		dense := openBench(t, size, Options{HalfActivations: rounded, CuBLASLt: CuBLASLtFaster})
+		dense.dense(quant.BF16)
+		dense.dense(quant.F16)
+	}
 }
 
-func openBench(t *testing.T, size sizes, halves bool) *bench {
+func openBench(t *testing.T, size sizes, o Options) *bench {
 	t.Helper()
-	d, err := Open(Options{Library: library(t), HalfActivations: halves})
+	o.Library = library(t)
+	if *measure == "tiny" {
+		o.CuBLASLtLibrary = o.Library // the stand-in is both
+	}
+	d, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,6 +300,29 @@ func (b *bench) layer(kind quant.Type) (*kernels.ExpertFFN, float64) {
 		op.Experts = append(op.Experts, x)
 	}
 	return op, 2 * 3 * float64(z.experts) * float64(z.tokens) * float64(z.dim) * float64(z.width)
+}
+
+// dense measures a product of many rows by the kernels here and by cuBLASLt, as the device does at the
+// first use of a shape.
+func (b *bench) dense(kind quant.Type) {
+	z := b.size
+	list := b.matrices(kind, 1, z.dim, z.dim)
+	x := alloc(b.t, b.d, int64(z.denseRows*z.dim)*4).All()
+	out := alloc(b.t, b.d, int64(z.denseRows*z.dim)*4).All()
+	b.s.Run(&kernels.MatMul{X: x, Rows: z.denseRows, Terms: []kernels.Term{{W: list[0], Out: out}}})
+	b.sync(b.s)
+	fields := map[string]any{"type": kind.String(), "rows": z.denseRows, "outputs": z.dim,
+		"inputs": z.dim, "detail": b.d.Info().Detail}
+	for _, c := range b.d.DenseChoices() {
+		if c.Type == kind.String() {
+			fields["pieces"], fields["cublaslt_used"], fields["why_not"] = c.Pieces, c.Used, c.Why
+			fields["seconds_own"], fields["seconds_cublaslt"] = c.Own.Seconds(), c.CuBLASLt.Seconds()
+		}
+	}
+	b.record("dense product", fields)
+	for _, s := range []kernels.Span{list[0].Data, x, out} {
+		_ = s.Buffer.Free()
+	}
 }
 
 func (b *bench) freeLayer(op *kernels.ExpertFFN) {

@@ -4,7 +4,7 @@ package cuda
 
 /*
 #include <stdlib.h>
-#include "driver.h"
+#include "cublas.h"
 */
 import "C"
 
@@ -62,6 +62,7 @@ type batch struct {
 	count     int
 	argsUsed  int
 	spansUsed int
+	products  int     // commands that are cuBLASLt's
 	failed    C.int   // which command the driver refused
 	held      []*slot // events that the commands name
 }
@@ -105,7 +106,7 @@ func (b *batch) close() {
 }
 
 func (b *batch) reset() {
-	b.count, b.argsUsed, b.spansUsed = 0, 0, 0
+	b.count, b.argsUsed, b.spansUsed, b.products = 0, 0, 0, 0
 	for _, e := range b.held {
 		e.holds.Add(-1)
 	}
@@ -116,6 +117,9 @@ func (b *batch) reset() {
 func (d *Device) NewStream(name string) (kernels.Stream, error) {
 	s := &stream{dev: d, name: name, plan: planner{declare: true, halves: d.halves}}
 	s.idle = sync.NewCond(&s.mu)
+	if d.cublas != nil {
+		s.plan.workspace, s.plan.dense = d.cublas.workspace, make(map[denseShape]*C.cublas_plan)
+	}
 	if err := s.batch.open(d.declares); err != nil {
 		return nil, err
 	}
@@ -189,11 +193,20 @@ func (s *stream) Run(op kernels.Op) {
 
 // enqueue sees to the memory that a plan needs, plans, and turns launches into commands.
 func (s *stream) enqueue(op kernels.Op) error {
+	if err := s.chooseDense(op); err != nil {
+		return err
+	}
 	need, err := s.plan.need(op)
 	if err != nil {
 		return err
 	}
-	if err := s.growScratch(need.scratch); err != nil {
+	err = s.growScratch(need.scratch)
+	if err != nil && s.dropDense() { // then less will do
+		if need, err = s.plan.need(op); err == nil {
+			err = s.growScratch(need.scratch)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	host, device, err := s.reserve(need.upload)
@@ -269,6 +282,10 @@ func (s *stream) launchAny(l *launch) error {
 		return fmt.Errorf("%w: cuda: kernel %s has %d bytes of arguments", kernels.ErrDevice,
 			l.kernel.name(), len(l.args))
 	}
+	if l.plan != nil {
+		s.product(l, size)
+		return nil
+	}
 	function, err := s.dev.function(l.kernel)
 	if err != nil {
 		return err
@@ -301,6 +318,20 @@ func (s *stream) launchAny(l *launch) error {
 	return nil
 }
 
+// product appends a product of cuBLASLt. A stand-in sees from its descriptors what it touches.
+func (s *stream) product(l *launch, size int) {
+	b := &s.batch
+	if b.argsUsed+size > argumentBytes {
+		s.flush()
+	}
+	c := s.command(C.C_PRODUCT)
+	args := b.arguments[b.argsUsed:][:len(l.args)]
+	copy(args, l.args)
+	b.argsUsed += size
+	b.products++
+	c.object, c.args = C.uint64_t(uintptr(unsafe.Pointer(l.plan))), hostAddress(args)
+}
+
 func (s *stream) declare(list []kernels.Span, write C.uint64_t) {
 	for _, span := range list {
 		s.batch.spans[s.batch.spansUsed] = C.access_span{at: C.uint64_t(span.Addr()),
@@ -330,18 +361,25 @@ func (d *Device) reachable(l *launch) error {
 // flush hands the batch to the driver. After a failure what was enqueued has run, and the rest never
 // will.
 func (s *stream) flush() {
-	b := &s.batch
-	if b.count == 0 {
-		return
+	if r := s.submit(); r != 0 {
+		s.abandon(s.describe(&s.batch.commands[s.batch.failed]), r)
 	}
-	if s.broken == nil {
-		r := C.stream_submit(s.dev.driver.c, s.dev.context, s.handle, &b.commands[0],
-			C.int(b.count), &b.failed)
-		if r != 0 {
-			s.abandon(s.describe(&b.commands[b.failed]), r)
+}
+
+// submit hands the batch to the driver, and returns the driver's or cuBLASLt's answer. Its commands are
+// readable until others come.
+func (s *stream) submit() (r C.int) {
+	b := &s.batch
+	if b.count > 0 && s.broken == nil {
+		if b.products > 0 {
+			s.dev.cublas.mu.Lock()
+			defer s.dev.cublas.mu.Unlock()
 		}
+		r = C.stream_submit(s.dev.driver.c, s.dev.context, s.handle, &b.commands[0],
+			C.int(b.count), &b.failed)
 	}
 	b.reset()
+	return r
 }
 
 // describe says what a command is, for an error.
@@ -357,6 +395,8 @@ func (s *stream) describe(c *C.command) string {
 		return fmt.Sprintf("copying %d bytes on the device", uint64(c.bytes))
 	case C.C_WAIT:
 		return "waiting for another stream"
+	case C.C_PRODUCT:
+		return "multiplying"
 	}
 	return "recording an event"
 }
@@ -475,6 +515,7 @@ func (s *stream) Close() error {
 	s.retire()
 	s.batch.reset()
 	s.batch.close()
+	s.freeDense()
 	errs := []error{s.uploads.close(), freeBuffer(s.scratch),
 		s.dev.end(fmt.Sprintf("destroying stream %q", s.name),
 			C.stream_destroy(s.dev.driver.c, s.dev.context, s.handle))}

@@ -141,10 +141,11 @@ func (s *stream) growScratch(n int64) error {
 	if err := s.settle(); err != nil {
 		return err
 	}
-	if err := freeBuffer(s.scratch); err != nil {
+	old := s.scratch
+	s.scratch = nil // gone, whatever the driver says
+	if err := freeBuffer(old); err != nil {
 		return err
 	}
-	s.scratch = nil
 	b, err := s.dev.Alloc(roundUp(n+n/4, scratchBytesLeast))
 	if err != nil { // the margin may be what does not fit
 		b, err = s.dev.Alloc(n)

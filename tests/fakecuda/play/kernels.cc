@@ -4,6 +4,7 @@
 
 #include "attention.cu"
 #include "combine.cu"
+#include "dense.cu"
 #include "embed.cu"
 #include "expert_ffn.cu"
 #include "gather_rows.cu"
@@ -40,11 +41,13 @@ static const kernel kernels[] = {
 	KERNEL(mr_embed, 128, mr_cuda_embed_args)
 	KERNEL(mr_gate, 256, mr_cuda_prepare_args)
 	KERNEL(mr_gather_rows, 256, mr_cuda_gather_rows_args)
+	KERNEL(mr_join, 256, mr_cuda_join_args)
 	KERNEL(mr_kv_append, 256, mr_cuda_kv_append_args)
 	KERNEL(mr_prepare, 256, mr_cuda_prepare_args)
 	KERNEL(mr_rms_norm, MR_NORM_THREADS, mr_cuda_rms_norm_args)
 	KERNEL(mr_rope, 256, mr_cuda_rope_args)
 	KERNEL(mr_route, MR_WARP, mr_cuda_route_args)
+	KERNEL(mr_split, MR_SPLIT_THREADS, mr_cuda_split_args)
 #include "product_formats.inc"
 };
 
