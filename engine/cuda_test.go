@@ -1,15 +1,20 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/moering/moering/internal/invariants"
 	"github.com/moering/moering/tests/fakecuda"
 )
 
@@ -126,6 +131,201 @@ func TestTiersAndNeighboursOnCUDA(t *testing.T) {
 			<-done
 		}
 	}
+}
+
+// cudaStandIn is the stand-in driver, for tests of what only it can tell or do.
+func cudaStandIn(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("MOERING_TEST_DEVICE") == "cuda" {
+		t.Skip("a driver does not count what it has given, and does not fail when asked: the stand-in does")
+	}
+	library := cudaLibrary(t)
+	fakecuda.Control(t, library, "fresh")
+	t.Cleanup(func() { fakecuda.Control(t, library, "fresh") })
+	return library
+}
+
+// leastOnCUDA is the plan of the smallest budgets that work.
+func leastOnCUDA(t *testing.T, model, library string, o Options) Plan {
+	t.Helper()
+	o.HostMemory, o.DeviceMemory = 1, 1
+	_, p, err := Inspect(model, onCUDA(library, o))
+	if err == nil {
+		o.DeviceMemory = p.Least
+		_, p, err = Inspect(model, onCUDA(library, o))
+	}
+	if err != nil || p.HostLeast == 0 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	return p
+}
+
+// Invariant 3 on a GPU: whatever the budgets, what the driver has given of device memory stays below
+// the one, and the host memory that is locked below the other, less what the program itself takes. The
+// driver's own count says so, of all that was ever held at once.
+func TestBudgetsHoldOnCUDA(t *testing.T) {
+	library := cudaStandIn(t)
+	model := families + "qwen2moe/model.gguf"
+	prompts := [][]int32{{5, 9, 30}, {17, 8, 8, 8, 10, 4, 1, 2, 3}, {1}}
+	const free = 300 << 20
+	fakecuda.Control(t, library, fmt.Sprint("set memory ", free))
+	for i := range 6 {
+		rng := rand.New(rand.NewPCG(6, uint64(i)))
+		o := Options{Context: 64, Sequences: 1 + rng.IntN(4), Chunk: []int{0, 2, 16}[rng.IntN(3)],
+			Exact: rng.IntN(2) == 0, KVType: []string{"f32", "f16"}[rng.IntN(2)]}
+		least := leastOnCUDA(t, model, library, o)
+		o.HostMemory = least.HostLeast + rng.Int64N(300<<10)
+		switch i {
+		case 0:
+			o.DeviceMemory, o.HostMemory = least.Least, least.HostLeast
+		case 1: // all that is free, but for a tenth
+		default:
+			o.DeviceMemory = least.Least + rng.Int64N(200<<10)
+		}
+		fakecuda.Control(t, library, "fresh")
+		fakecuda.Control(t, library, fmt.Sprint("set memory ", free))
+		e, err := Open(model, onCUDA(library, o))
+		if err != nil {
+			t.Fatalf("budgets %+v: %v", o, err)
+		}
+		plan := e.Plan()
+		var all sync.WaitGroup
+		for _, prompt := range prompts[:min(o.Sequences, len(prompts), plan.KVTokens/o.Context)] {
+			s := session(t, e)
+			all.Go(func() { generate(t, s, prompt, 4) })
+		}
+		all.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		var device, host int64
+		peak := fakecuda.Control(t, library, "peak")
+		if _, err := fmt.Sscan(peak, &device, &host); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("device: %d of %d, host: %d of %d less %d", device, plan.Budget, host, plan.HostBudget,
+			int64(reserveBytes))
+		if device > plan.Budget || o.DeviceMemory > 0 && plan.Budget != o.DeviceMemory ||
+			plan.Budget > free {
+			t.Errorf("%d bytes of device memory under a budget of %d, %d free: %+v", device, plan.Budget,
+				int64(free), plan)
+		}
+		// The locked memory through which lists pass to kernels is of the program's part, as its heap is.
+		const lists = 1 << 20
+		if host-lists > plan.HostBudget-reserveBytes || plan.HostBudget != o.HostMemory {
+			t.Errorf("%d bytes of host memory under a budget of %d: %+v", host, plan.HostBudget, plan)
+		}
+	}
+}
+
+// cudaFaultSeeds is how many runs are tried; MOERING_CUDA_FAULT_SEEDS may ask for more.
+func cudaFaultSeeds(t *testing.T) int {
+	t.Helper()
+	if text := os.Getenv("MOERING_CUDA_FAULT_SEEDS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if invariants.On { // with the race detector, which is slow
+		return 24
+	}
+	return 120
+}
+
+// Invariant 5 on a GPU: after success, cancellation, a failing driver and a failing disk alike, all that
+// the driver gave is back at Close, and the files too (TestMain sees to goroutines). Without an error
+// the answer is the right one.
+func TestNothingLeaksOnCUDA(t *testing.T) {
+	library := cudaStandIn(t)
+	model := families + "qwen2moe/model.gguf"
+	prompt, n := []int32{3, 1, 4, 1, 5}, 5
+	plain := onCUDA(library, Options{Context: 64})
+	least := leastOnCUDA(t, model, library, Options{Context: 64})
+	fakecuda.Control(t, library, "delays 1 0 0")
+	want, err := tryGenerate(model, plain, prompt, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nothing, files := fakecuda.Control(t, library, "live"), descriptors(t)
+	ends := map[string]int{}
+	for seed := range cudaFaultSeeds(t) {
+		rng := rand.New(rand.NewPCG(uint64(seed), 77))
+		o := onCUDA(library, Options{Context: 64, Prefetch: Toggle(rng.IntN(3)),
+			DeviceMemory: least.Least + rng.Int64N(99<<10), HostMemory: least.HostLeast + rng.Int64N(200<<10)})
+		var got []int32
+		var err error
+		switch what := seed % 4; what {
+		case 0: // whatever happens by itself
+			got, err = tryGenerate(model, o, prompt, n)
+		case 1:
+			got, err = cancelledAfter(model, o, prompt, rng.IntN(n+1))
+			got = got[:min(len(got), n)]
+		case 2: // from one call in 30 to one in some thousand
+			fakecuda.Control(t, library, fmt.Sprintf("chance %d %d", seed, 250<<rng.IntN(8)))
+			got, err = tryGenerate(model, o, prompt, n)
+			fakecuda.Control(t, library, "chance 0 0")
+		case 3:
+			o.simulated = randomFaults(rng, false, false, 0)
+			if rng.IntN(2) == 0 {
+				o.simulated.ErrorP = rng.Float64() / 4
+			}
+			got, err = tryGenerate(model, o, prompt, n)
+		}
+		switch {
+		case err == nil && !slices.Equal(got, want[:len(got)]), err == nil && seed%4 != 1 && len(got) != n:
+			t.Errorf("seed %d: %v, want %v", seed, got, want)
+		case err == nil:
+			ends["right"]++
+		case errors.Is(err, ErrDevice) && seed%4 == 2:
+			ends["device"]++
+		case errors.Is(err, ErrIO) && seed%4 == 3:
+			ends["disk"]++
+		case errors.Is(err, context.Canceled) && seed%4 == 1:
+			ends["cancelled"]++
+		default:
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		live, wrong := fakecuda.Control(t, library, "live"), fakecuda.Control(t, library, "violations")
+		if live != nothing || wrong != "" || descriptors(t) != files {
+			t.Fatalf("seed %d, after %v: %s; %d files, %d before; violations: %s", seed, err, live,
+				descriptors(t), files, wrong)
+		}
+	}
+	t.Logf("ends: %v", ends)
+	for _, end := range []string{"right", "device", "disk", "cancelled"} {
+		if ends[end] == 0 {
+			t.Errorf("no run ends that way: %s, of %v", end, ends)
+		}
+	}
+}
+
+// cancelledAfter generates until so many tokens are there, and cancels while the next is computed.
+func cancelledAfter(model string, o Options, prompt []int32, tokens int) (out []int32, err error) {
+	e, err := Open(model, o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	s, err := e.NewSession()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if tokens == 0 {
+		go cancel()
+	}
+	for token, err := range s.GenerateTokens(ctx, prompt, Sampling{MaxTokens: 20, IgnoreEOS: true}) {
+		if err != nil {
+			return out, err
+		}
+		if out = append(out, token.ID); len(out) == tokens {
+			go cancel()
+		}
+	}
+	return out, nil
 }
 
 // Without a driver the processor is used and said so; asking for a GPU is an error that says what is

@@ -291,7 +291,7 @@ func (e *Engine) Decode(ids []int32) string {
 // twice. Sessions need not be closed before. Memory that a hanging disk may still write to is not
 // freed, and the error says so.
 func (e *Engine) Close() error {
-	e.close.Do(func() { e.closeErr = e.shut() })
+	e.close.Do(func() { e.closeErr = mapError(e.shut()) })
 	return e.closeErr
 }
 
