@@ -162,3 +162,36 @@ func TestBatchMemoryStaysFlat(t *testing.T) {
 		t.Errorf("the heap grew by %d bytes over %d requests", grown, 3*n/5)
 	}
 }
+
+// What a model without tokenizer and chat template cannot answer is refused, and token ids are
+// answered.
+func TestRequestsThatTheModelCannotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	b := BatchOptions{Input: filepath.Join(dir, "in.jsonl"), Output: filepath.Join(dir, "out.jsonl"),
+		MaxTokens: 2}
+	line := func(id, url, body string) string {
+		return fmt.Sprintf(`{"custom_id":%q,"method":"POST","url":"/v1/%s","body":{%s}}`, id, url, body)
+	}
+	writeLines(t, b.Input, []string{
+		line("text", "completions", `"prompt":"x"`),
+		line("chat", "chat/completions", `"messages":[{"role":"user","content":"x"}]`),
+		line("embedding", "embeddings", `"input":["x"]`),
+		line("tokens", "completions", `"prompt":[1,2,3]`),
+		line("vectors", "embeddings", `"input":[[1,2],[3]]`),
+		line("stray", "completions", `"prompt":[1,1000000]`),
+	})
+	r, err := Batch(context.Background(), families+"qwen3moe/model.gguf", Options{}, b)
+	if err != nil || r.Finished != 6 || r.Failed != 4 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if got := byID(t, b.Output); len(got) != 2 || got["tokens"] == "" || got["vectors"] == "" {
+		t.Errorf("answers: %v", got)
+	}
+	want := []string{"unsupported_by_model -", "unsupported_by_model -", "unsupported_by_model -",
+		"invalid_value -"}
+	for i, l := range strings.Split(strings.TrimSpace(string(read(t, r.Errors))), "\n") {
+		if code, param := refusal(t, l); code+" "+param != want[i] {
+			t.Errorf("%s, want %s", l, want[i])
+		}
+	}
+}

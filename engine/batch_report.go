@@ -11,27 +11,8 @@ import (
 
 // report writes the page about the run.
 func (d *batchDriver) report(path string, r BatchResult) error {
-	s := r.Stats
 	page := batch.Report{
-		Title: "moering batch: " + servedName(d.engine.info.Path),
-		Facts: [][2]string{
-			{"model", d.engine.info.Path},
-			{"ended", clock().Format(time.RFC3339)},
-			{"requests", fmt.Sprintf("%d, of which %d finished, %d refused, %d by earlier runs",
-				r.Requests, r.Finished, r.Failed, r.Resumed)},
-			{"time", r.Elapsed.Round(time.Millisecond).String()},
-			{"tokens", fmt.Sprintf("%d of prompts computed, %d shared, %d generated; %.1f a second",
-				r.PromptTokens, r.SharedTokens, r.NewTokens, r.TokensPerS)},
-			{"passes", fmt.Sprintf("%d, of %.0f rows on average", s.Passes,
-				float64(r.PromptTokens+r.NewTokens)/float64(max(s.Passes, 1)))},
-			{"preempted", fmt.Sprintf("%d times; %.2f GB moved out and in, %d tokens computed again",
-				r.Preempted, float64(r.MovedBytes)/1e9, r.RecomputedTokens)},
-			{"weights", fmt.Sprintf("%.2f GB read; hit rate %.1f %%; waiting %.1f %%",
-				float64(s.BytesRead)/1e9, 100*s.HitRate(), 100*s.WaitShare())},
-			{"memory", fmt.Sprintf("peak %.2f GB of %.2f GB: weights that stay %.2f, KV cache %.2f, "+
-				"ring %.2f, expert cache %.2f, working memory %.2f", gb(s.PeakMemory), gb(r.Plan.Budget),
-				gb(r.Plan.Stay), gb(r.Plan.KV), gb(r.Plan.Ring), gb(r.Plan.Cache), gb(r.Plan.Work))},
-		},
+		Title: "moering batch: " + servedName(d.engine.info.Path), Facts: d.facts(r),
 		Charts: d.history.charts(),
 		Histograms: []batch.Bars{
 			{Title: "Prompt tokens of a request", Histogram: d.history.prompts},
@@ -50,7 +31,44 @@ func (d *batchDriver) report(path string, r BatchResult) error {
 	return nil
 }
 
-func gb(n int64) float64 { return float64(n) / 1e9 }
+// facts are the figures of the whole run.
+func (d *batchDriver) facts(r BatchResult) [][2]string {
+	s, p := r.Stats, r.Plan
+	facts := [][2]string{
+		{"model", d.engine.info.Path},
+		{"ended", clock().Format(time.RFC3339)},
+		{"requests", fmt.Sprintf("%d, of which %d finished, %d refused, %d by earlier runs",
+			r.Requests, r.Finished, r.Failed, r.Resumed)},
+		{"time", r.Elapsed.Round(time.Millisecond).String()},
+		{"tokens", fmt.Sprintf("%d of prompts computed, %d shared, %d generated; %.1f a second",
+			r.PromptTokens, r.SharedTokens, r.NewTokens, r.TokensPerS)},
+		{"passes", fmt.Sprintf("%d, of %.0f rows on average", s.Passes,
+			float64(r.PromptTokens+r.NewTokens)/float64(max(s.Passes, 1)))},
+		{"weights", fmt.Sprintf("%s read; hit rate %.1f %%; waiting %.1f %%",
+			bytesText(s.BytesRead+s.DenseBytesRead), 100*s.HitRate(), 100*s.WaitShare())},
+		{"memory", fmt.Sprintf("peak %s of %s: weights that stay %s, dense weights %s, KV cache %s, "+
+			"ring %s, expert cache %s, working memory %s", bytesText(s.PeakMemory), bytesText(p.Budget),
+			bytesText(p.Stay), bytesText(p.Dense), bytesText(p.KV), bytesText(p.Ring),
+			bytesText(p.Cache), bytesText(p.Work))},
+	}
+	if r.Preempted > 0 {
+		facts = append(facts, [2]string{"preempted", fmt.Sprintf("%d times; %s moved out and in, %d "+
+			"tokens computed again", r.Preempted, bytesText(r.MovedBytes), r.RecomputedTokens)})
+	}
+	return facts
+}
+
+// bytesText is a size for people.
+func bytesText(n int64) string {
+	v, unit := float64(n), "B"
+	for _, u := range []string{"kB", "MB", "GB", "TB"} {
+		if v < 999.5 { // what rounds to 1000 has an exponent
+			break
+		}
+		v, unit = v/1000, u
+	}
+	return fmt.Sprintf("%.3g %s", v, unit)
+}
 
 // charts are the figures over time.
 func (h *batchHistory) charts() []batch.Chart {

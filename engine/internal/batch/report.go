@@ -97,6 +97,7 @@ const (
 	chartLeft, chartRight   = 60.0, 10.0
 	chartTop, chartBottom   = 20.0, 25.0
 	chartTicks              = 4
+	barMax                  = 120.0
 )
 
 // axes draws the frame: values up to top, and where x labels are to go.
@@ -221,7 +222,7 @@ func (h *Bars) write(b *bytes.Buffer) {
 	}
 	top := ceiling(float64(most))
 	axes(b, h.Title, "requests", top)
-	step := (chartWidth - chartLeft - chartRight) / float64(last-first+1)
+	step := min((chartWidth-chartLeft-chartRight)/float64(last-first+1), barMax)
 	for i := first; i <= last; i++ {
 		x := chartLeft + step*float64(i-first)
 		y := height(float64(h.Histogram.Counts[i]), top)
