@@ -154,7 +154,8 @@ func (d *batchDriver) choose() (bool, error) {
 		if err := d.admit(); err != nil {
 			return false, err
 		}
-		if err := d.grow(); err != nil {
+		left, err := d.grow()
+		if err != nil {
 			return false, err
 		}
 		if d.wave.Decode+d.wave.Prefill > 0 {
@@ -163,7 +164,7 @@ func (d *batchDriver) choose() (bool, error) {
 			}
 			return true, nil
 		}
-		if !d.prefixes.drop(false) {
+		if !left && !d.prefixes.drop(false) {
 			return false, nil
 		}
 	}

@@ -127,12 +127,11 @@ func (d *batchDriver) preempt() (again bool, err error) {
 }
 
 // grow gives the sequences of the pass the memory for their rows. A sequence for which there is none
-// after all, since sessions took it, leaves.
-func (d *batchDriver) grow() error {
+// after all, since sessions took it, leaves; grow reports whether one did.
+func (d *batchDriver) grow() (left bool, err error) {
 	if !d.spill.on() {
-		return nil // they have it since they were admitted
+		return false, nil // they have it since they were admitted
 	}
-	left := false
 	for i, s := range d.active {
 		rows := d.wave.Rows[i]
 		if rows == 0 {
@@ -146,7 +145,7 @@ func (d *batchDriver) grow() error {
 			continue
 		}
 		if !errors.Is(err, kv.ErrFull) {
-			return mapError(err)
+			return false, mapError(err)
 		}
 		if shape := s.shape(); shape.Fed < shape.Prompt {
 			d.wave.Prefill -= rows
@@ -154,14 +153,14 @@ func (d *batchDriver) grow() error {
 			d.wave.Decode -= rows
 		}
 		if err := d.putOut(s); err != nil {
-			return err
+			return false, err
 		}
 		left = true
 	}
 	if left {
 		d.gone()
 	}
-	return nil
+	return left, nil
 }
 
 // putOut takes a sequence's memory from it. What it has is moved out if that pays; else, or if that

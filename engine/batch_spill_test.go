@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/moering/moering/engine/internal/kv"
@@ -23,11 +24,12 @@ func generous(n int, limit int) (lines []string) {
 	common := strings.Repeat("// Package io has basic interfaces to I/O primitives. ", 4)
 	for i := range n {
 		text := fmt.Sprintf("func f%d(", i) + strings.Repeat("x int, ", rng.IntN(12))
-		if rng.IntN(4) == 0 {
-			text = common + text
+		most := limit
+		if rng.IntN(4) == 0 { // these wait longest, so that they wait while others leave
+			text, most = common+text, limit-limit/4
 		}
 		url := "/v1/completions"
-		body := map[string]any{"prompt": text, "max_tokens": limit, "ignore_eos": true,
+		body := map[string]any{"prompt": text, "max_tokens": most, "ignore_eos": true,
 			"stop": []string{" ", ",", ")", "."}}
 		switch i % 6 {
 		case 0, 1: // to the end
@@ -93,12 +95,14 @@ func TestBatchSpillKeepsTheAnswers(t *testing.T) {
 		return r, string(read(t, r.Output))
 	}
 	kept, want := run("kept", BatchOptions{})
+	page := kept.Plan.KV / int64(tokens) * kv.PageTokens
 	for name, c := range map[string]struct {
 		b            BatchOptions
 		moves, again bool
 		warns        bool
 	}{
-		"moved":   {b: BatchOptions{Spill: 1 << 30}, moves: true},
+		// Room for those that wait at one time, not for all that ever do.
+		"moved":   {b: BatchOptions{Spill: 16 * page}, moves: true},
 		"no room": {b: BatchOptions{Spill: 1}, again: true},
 		// A folder in which no file can be made.
 		"no disk": {b: BatchOptions{Spill: 1 << 30, SpillDir: "/proc/self"}, again: true, warns: true},
@@ -153,50 +157,155 @@ func TestBatchSpillToHostMemory(t *testing.T) {
 	}
 }
 
-// What sessions take in the middle of a job changes nothing of its answers.
+// What sessions take in the middle of a job changes nothing of its answers: between two passes, and
+// at any moment.
 func TestBatchSpillBesideSessions(t *testing.T) {
-	lines, longest, pages := generous(36, 48), 256, 10
+	lines, longest, pages := generous(36, 48), 256, 11
 	if !haveCPU {
-		lines, longest, pages = brief(34), 64, 4
+		lines, longest, pages = brief(34), 64, 5
 	}
 	dir := t.TempDir()
 	in := filepath.Join(dir, "in.jsonl")
 	writeLines(t, in, lines)
 	e := open(t, tiny, Options{Context: longest, Sequences: 30, Chunk: 64,
 		KVTokens: pages * kv.PageTokens})
+	run := func(name string, progress func(BatchProgress)) string {
+		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, Spill: 1 << 30,
+			Output: filepath.Join(dir, name), Progress: progress})
+		if err != nil || !r.Complete || r.Failed > 0 || r.Preempted == 0 {
+			t.Fatal(name, r, err)
+		}
+		return string(read(t, r.Output))
+	}
+	want := run("alone", nil)
+	passes := 0
+	var held []*kv.Sequence
+	hold := func() {
+		if s, err := e.pool.Sequence(); err == nil {
+			held = append(held, s)
+			_ = s.Grow(kv.PageTokens) // there may be no page
+		}
+	}
+	let := func() {
+		for _, s := range held {
+			s.Close()
+		}
+		held = nil
+	}
+	got := run("between", func(BatchProgress) {
+		if passes++; passes%3 > 0 {
+			hold()
+			return
+		}
+		let()
+	})
+	let()
+	if got != want {
+		t.Error("other answers beside what takes memory between passes")
+	}
+	var taker sync.WaitGroup
+	stop := make(chan struct{})
+	taker.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for range 3 {
+				hold()
+			}
+			runtime.Gosched()
+			let()
+			runtime.Gosched()
+		}
+	})
+	got = run("at once", nil)
+	close(stop)
+	taker.Wait()
+	if got != want {
+		t.Error("other answers beside what takes memory at any moment")
+	}
+}
+
+// An embedding that leaves when a part of its input is computed is the mean over its tokens once, and
+// its shorter inputs have no more memory than they need.
+func TestBatchSpillOfEmbeddings(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "in.jsonl")
+	ids := func(n int) string { // a prompt of n tokens
+		s := "1"
+		for i := range n - 1 {
+			s += fmt.Sprintf(",%d", 7*i+3)
+		}
+		return "[" + s + "]"
+	}
+	const prompt, limit, long, pages = 50, 60, 100, 8
+	writeLines(t, in, []string{
+		fmt.Sprintf(`{"custom_id":"t","method":"POST","url":"/v1/completions","body":{"prompt":%s,`+
+			`"max_tokens":%d,"ignore_eos":true}}`, ids(prompt), limit),
+		fmt.Sprintf(`{"custom_id":"e","method":"POST","url":"/v1/embeddings","body":{"input":[[5],%s,`+
+			`[6],[7],[8],[9]]}}`, ids(long)),
+	})
+	e := open(t, tiny, Options{Context: pages * kv.PageTokens, Sequences: 12, Chunk: 16,
+		KVTokens: pages * kv.PageTokens})
 	var want string
-	for i := range 2 {
-		b := BatchOptions{Input: in, Created: 1, Spill: 1 << 30,
-			Output: filepath.Join(dir, fmt.Sprint(i))}
+	for _, c := range []struct {
+		name  string
+		spill int64
+	}{{"kept", 0}, {"again", 1}, {"moved", 1 << 30}} {
 		var held []*kv.Sequence
-		passes := 0
-		b.Progress = func(BatchProgress) { // by the job's own goroutine, where pages are scarcest
-			if passes++; i == 0 {
-				return
-			}
-			if passes%3 > 0 {
-				if s, err := e.pool.Sequence(); err == nil {
-					held = append(held, s)
-					_ = s.Grow(kv.PageTokens) // there may be no page
-				}
-				return
-			}
+		let := func() {
 			for _, s := range held {
 				s.Close()
 			}
 			held = nil
 		}
-		r, err := e.Batch(context.Background(), b)
-		for _, s := range held {
-			s.Close()
+		holds, until, most := false, int64(0), 0
+		progress := func(p BatchProgress) {
+			free, _ := e.pool.Free()
+			switch {
+			case !holds && p.PromptTokens > prompt+20: // a part of the long input is computed
+				for holds = true; free > 0; free-- {
+					s, err := e.pool.Sequence()
+					if err == nil {
+						err = s.Grow(kv.PageTokens)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					held = append(held, s)
+				}
+				until = p.NewTokens + 3
+			case held != nil && p.NewTokens >= until:
+				let()
+			case p.PromptTokens > prompt+1+long:
+				most = max(most, pages-free)
+			}
 		}
-		if err != nil || !r.Complete || r.Failed > 0 || r.Preempted == 0 {
-			t.Fatal(r, err)
+		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, Spill: c.spill,
+			Output: filepath.Join(dir, c.name), Progress: progress})
+		let()
+		if err != nil || !r.Complete || r.Failed > 0 {
+			t.Fatal(c.name, r, err)
 		}
-		if got := string(read(t, r.Output)); i == 0 {
+		got := string(read(t, r.Output))
+		if c.spill == 0 {
 			want = got
-		} else if got != want {
-			t.Error("other answers beside sessions")
+			continue
+		}
+		if got != want {
+			t.Errorf("%s: another embedding", c.name)
+		}
+		if again := r.RecomputedTokens > 0; r.Preempted == 0 || again != (c.spill == 1) ||
+			again == (r.MovedBytes > 0) {
+			t.Errorf("%s: %d preempted, %d bytes moved, %d tokens computed again", c.name, r.Preempted,
+				r.MovedBytes, r.RecomputedTokens)
+		}
+		// The text has at most four pages, and a short input one.
+		if most == 0 || most > kv.Pages(prompt+limit)+1 {
+			t.Errorf("%s: %d pages were in use while short inputs were computed", c.name, most)
 		}
 	}
 }

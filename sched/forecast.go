@@ -15,8 +15,7 @@ type ForecastResult struct {
 	SequencesPeak int     `json:"sequences_peak"`
 	KVTokensPeak  int64   `json:"kv_tokens_peak"`
 	Preemptions   int     `json:"preemptions"`
-	SpillSeconds  float64 `json:"spill_seconds"` // of Seconds, moving KV out and in again
-	Refused       int     `json:"refused"`       // jobs too long for the KV cache
+	Refused       int     `json:"refused"` // jobs too long for the KV cache
 	// DiskBound is the seconds of passes that loaded longer than they computed; KVLimited those of
 	// them in which a waiting job was held back for want of KV memory.
 	DiskBound float64 `json:"disk_bound_seconds"`
@@ -85,8 +84,6 @@ type forecaster struct {
 	w    Wave
 	r    ForecastResult
 	rows int64
-
-	spilled int64 // tokens
 }
 
 func forecast(m WaveModel, jobs []Job) ForecastResult {
@@ -147,13 +144,11 @@ func (f *forecaster) advance() {
 	back := make([]Job, 0, len(w.Preempt))
 	for _, i := range w.Preempt {
 		a := s.Active[i]
-		back = append(back, f.preempted(a))
+		back = append(back, a.Preempted(false))
 		s.Active[i].Prompt = -1 // gone
 	}
 	for _, rows := range w.Admit {
-		j := s.Waiting[0]
-		f.spilled -= f.m.pages(j.Spilled)
-		s.Active = append(s.Active, Active{Job: j, Fed: j.Spilled})
+		s.Active = append(s.Active, Active{Job: s.Waiting[0]})
 		s.Waiting = s.Waiting[1:]
 		w.Rows = append(w.Rows, rows)
 	}
@@ -180,20 +175,6 @@ func (f *forecaster) advance() {
 	}
 	s.Active = kept
 	f.r.KVTokensPeak = max(f.r.KVTokensPeak, held)
-}
-
-// preempted is what waits again of a sequence that gives its KV back, moved out where that pays.
-func (f *forecaster) preempted(a Active) Job {
-	m := f.m
-	m.SpillTokens -= f.spilled
-	spilled := m.Spills(a.tokens())
-	if spilled {
-		f.spilled += m.pages(a.tokens())
-		seconds := m.SpillSeconds(a.tokens())
-		f.r.SpillSeconds += seconds
-		f.r.Seconds += seconds
-	}
-	return a.Preempted(spilled)
 }
 
 func (f *forecaster) result() ForecastResult {
