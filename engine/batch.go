@@ -74,6 +74,8 @@ type BatchOptions struct {
 	// Progress, if set, is called before the first pass and after each one, by one goroutine. It must
 	// not close the engine, which waits for the job.
 	Progress func(BatchProgress)
+
+	spillBandwidth float64 // tests take moving for so fast, bytes a second; 0: as it is measured
 }
 
 // BatchResult is what a job, or one run of it, has done.

@@ -103,7 +103,7 @@ func (d *batchDriver) memory(free int) {
 	}
 	if m.Optimistic {
 		m.SpillTokens = int64(d.spill.Room()) * kv.PageTokens
-		m.SpillBandwidth = d.spill.bandwidth()
+		m.SpillBandwidth = cmp.Or(d.o.spillBandwidth, d.spill.bandwidth())
 	}
 }
 
