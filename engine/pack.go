@@ -16,9 +16,10 @@ type PackOptions struct {
 	// of their own, and take one read; other programs list such a file, and cannot run it. "stacked":
 	// three tensors a layer, as other programs have them; three reads an expert.
 	Layout string
-	// ExpertType is what experts and dense feed-forward weights become: "Q8_0", "Q4_0", "Q4_K",
-	// "Q5_K", "Q6_K", "F16", "BF16", or "" for what they are. Only F32, F16 and BF16 weights are
-	// converted. DenseType is the same for the other matrices. Norms, biases and routers stay.
+	// ExpertType is what experts and dense feed-forward weights become: any block format that
+	// kernels/quant knows, by its published name ("Q8_0", "Q4_K", "IQ4_XS", "MXFP4", ...), "F16",
+	// "BF16", or "" for what they are. Only F32, F16 and BF16 weights are converted. DenseType is
+	// the same for the other matrices. Norms, biases and routers stay.
 	ExpertType, DenseType string
 	// Force replaces a file that has the target's name.
 	Force bool

@@ -525,7 +525,7 @@ func TestPackRefuses(t *testing.T) {
 		{tiny, there, PackOptions{}, ErrUsage},
 		{itself, itself, PackOptions{Force: true}, ErrUsage},
 		{tiny, filepath.Join(dir, "x"), PackOptions{Layout: "heap"}, ErrUsage},
-		{tiny, filepath.Join(dir, "x"), PackOptions{ExpertType: "Q2_K"}, ErrUsage},
+		{tiny, filepath.Join(dir, "x"), PackOptions{ExpertType: "Q9_9"}, ErrUsage},
 		{tiny, filepath.Join(dir, "x"), PackOptions{DenseType: "F32"}, ErrUsage},
 		{tiny, filepath.Join(dir, "x"), PackOptions{HostMemory: 1 << 20}, ErrBudget},
 		{tiny, filepath.Join(dir, "x"), PackOptions{Threads: -1}, ErrUsage},

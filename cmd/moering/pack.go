@@ -13,7 +13,7 @@ type packCommand struct {
 	Source    string `arg:"" help:"GGUF file, or Hugging Face directory."`
 	Target    string `arg:"" help:"The GGUF file to write."`
 	Layout    string `enum:"grouped,stacked" default:"grouped" help:"grouped: an expert is one read, and Moering alone runs the file. stacked: three reads, and llama.cpp runs it too."`
-	Type      string `placeholder:"TYPE" help:"Quantise experts and dense feed-forward weights: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K (or F16, BF16)."`
+	Type      string `placeholder:"TYPE" help:"Quantise experts and dense feed-forward weights: Q8_0, Q5_0, Q5_1, Q4_0, Q4_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4 (or F16, BF16)."`
 	DenseType string `placeholder:"TYPE" help:"The same for the other matrices but the routers."`
 	Force     bool   `short:"f" help:"Replace a file that is there."`
 	RAM       size   `placeholder:"SIZE" help:"Memory budget (default: less than 200 MB)."`

@@ -157,7 +157,9 @@ static void encode_q8(const float *x, uint8_t *b)
 		uint32_t u = as_u32(x[i]) & 0x7fffffff;
 		top = u > top ? u : top;
 	}
-	float d = as_f32(top) / 127.0f, by = d == 0 ? 0 : 1.0f / d;
+	float d = as_f32(top) / 127.0f, by = 1.0f / d;
+	if (by > 3.40282347e38f) // of zero, and of what is nearly zero
+		by = 0;
 	int good = top < 0x7f800000 && d <= 65504.0f;
 	uint16_t scale = good ? f32_half(d) : 0x7e00;
 	memcpy(b, &scale, 2);

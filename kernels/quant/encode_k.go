@@ -67,7 +67,7 @@ func encodeAffine(b []byte, codes *[256]byte, x []float32, top int) bool {
 	var scales, minima [8]byte
 	for j := range fits {
 		run := x[32*j : 32*j+32]
-		scales[j], minima[j] = nearestAffine(run, fits[j], d, dmin, float64(top))
+		scales[j], minima[j] = nearestAffine(run, fits[j], d, dmin, float64(top), 63)
 		codeAffine(codes[32*j:32*j+32], run, d*float64(scales[j]), dmin*float64(minima[j]), top)
 	}
 	packScales(b[4:16], &scales, &minima)
@@ -134,12 +134,12 @@ func refitAffine(x []float32, fit affine, top float64) affine {
 	return fit
 }
 
-// nearestAffine chooses the six-bit scale and minimum of least error near the fit.
-func nearestAffine(x []float32, fit affine, d, dmin, top float64) (scale, minimum byte) {
+// nearestAffine chooses the scale and minimum of least error near the fit; both are at most limit.
+func nearestAffine(x []float32, fit affine, d, dmin, top float64, limit int) (scale, minimum byte) {
 	bestError := math.Inf(1)
 	s0, m0 := nearest(fit.scale, d), nearest(fit.minimum, dmin)
-	for s := max(0, s0-1); s <= min(63, s0+1); s++ {
-		for m := max(0, m0-1); m <= min(63, m0+1); m++ {
+	for s := max(0, s0-1); s <= min(limit, s0+1); s++ {
+		for m := max(0, m0-1); m <= min(limit, m0+1); m++ {
 			if e := errorAffine(x, d*float64(s), dmin*float64(m), top); e < bestError {
 				bestError, scale, minimum = e, byte(s), byte(m)
 			}
@@ -200,7 +200,7 @@ func encodeQ6_K(b []byte, x []float32) bool {
 	var fits [16]float64
 	top := 0.0
 	for s := range fits {
-		fits[s] = fitSymmetric(x[16*s : 16*s+16])
+		fits[s] = fitSymmetric(x[16*s:16*s+16], 32)
 		top = max(top, math.Abs(fits[s]))
 	}
 	if top/127 > scaleMax {
@@ -210,7 +210,7 @@ func encodeQ6_K(b []byte, x []float32) bool {
 	d := putHalf(b[208:], top/127)
 	for s := range fits {
 		run := x[16*s : 16*s+16]
-		scale := nearestSymmetric(run, fits[s], d)
+		scale := nearestSymmetric(run, fits[s], d, 32, 128)
 		b[192+s] = byte(int8(scale))
 		id := reciprocal(d * float64(scale))
 		for i, v := range run {
@@ -222,23 +222,24 @@ func encodeQ6_K(b []byte, x []float32) bool {
 	return true
 }
 
-// fitSymmetric finds the scale of one sub-block of Q6_K. It is negative where the value of largest
-// magnitude is positive, since code -32 reaches further than 31.
-func fitSymmetric(x []float32) float64 {
+// fitSymmetric finds the scale of one sub-block with codes -reach .. reach-1. It is negative
+// where the value of largest magnitude is positive, since the lowest code reaches further than
+// the highest.
+func fitSymmetric(x []float32, reach float64) float64 {
 	extreme, _ := largest(x)
 	if extreme == 0 {
 		return 0
 	}
 	best, bestError := 0.0, math.Inf(1)
 	for _, share := range stepCandidates {
-		scale := float64(extreme) / -32 * share
+		scale := float64(extreme) / -reach * share
 		for range 2 {
-			if e := errorSymmetric(x, scale); e < bestError {
+			if e := errorSymmetric(x, scale, reach); e < bestError {
 				best, bestError = scale, e
 			}
 			var q2, xq float64
 			for _, v := range x {
-				q := quantise(float64(v)/scale, -32, 31)
+				q := quantise(float64(v)/scale, -reach, reach-1)
 				q2, xq = q2+q*q, xq+q*float64(v)
 			}
 			if q2 == 0 || xq == 0 {
@@ -250,25 +251,89 @@ func fitSymmetric(x []float32) float64 {
 	return best
 }
 
-func nearestSymmetric(x []float32, fit, d float64) int {
+// nearestSymmetric chooses the scale of least error near the fit, in -limit .. limit-1.
+func nearestSymmetric(x []float32, fit, d, reach float64, limit int) int {
 	if d == 0 {
 		return 0
 	}
 	best, bestError := 0, math.Inf(1)
-	middle := int(math.RoundToEven(quantise(fit/d, -127, 127)))
-	for s := max(-128, middle-1); s <= min(127, middle+1); s++ {
-		if e := errorSymmetric(x, d*float64(s)); e < bestError {
+	middle := int(math.RoundToEven(quantise(fit/d, float64(1-limit), float64(limit-1))))
+	for s := max(-limit, middle-1); s <= min(limit-1, middle+1); s++ {
+		if e := errorSymmetric(x, d*float64(s), reach); e < bestError {
 			best, bestError = s, e
 		}
 	}
 	return best
 }
 
-func errorSymmetric(x []float32, scale float64) float64 {
+func errorSymmetric(x []float32, scale, reach float64) float64 {
 	sum, id := 0.0, reciprocal(scale)
 	for _, v := range x {
-		e := scale*quantise(float64(v)*id, -32, 31) - float64(v)
+		e := scale*quantise(float64(v)*id, -reach, reach-1) - float64(v)
 		sum += e * e
 	}
 	return sum
+}
+
+// encodeQ2_K: sixteen sub-blocks of 16 with four-bit scales and minima.
+func encodeQ2_K(b []byte, x []float32) bool {
+	const top, limit = 3, 15
+	if _, finite := largest(x); !finite {
+		return false
+	}
+	var fits [16]affine
+	var scaleTop, minimumTop float64
+	for s := range fits {
+		fits[s] = fitAffine(x[16*s:16*s+16], top)
+		scaleTop, minimumTop = max(scaleTop, fits[s].scale), max(minimumTop, fits[s].minimum)
+	}
+	if scaleTop/limit > scaleMax || minimumTop/limit > scaleMax {
+		return false
+	}
+	clear(b[16:80])
+	d, dmin := putHalf(b[80:], scaleTop/limit), putHalf(b[82:], minimumTop/limit)
+	for s := range fits {
+		run := x[16*s : 16*s+16]
+		scale, minimum := nearestAffine(run, fits[s], d, dmin, top, limit)
+		b[s] = scale | minimum<<4
+		var codes [16]byte
+		codeAffine(codes[:], run, d*float64(scale), dmin*float64(minimum), top)
+		for i, q := range codes {
+			b[16+s/8*32+s%2*16+i] |= q << (s / 2 % 4 * 2)
+		}
+	}
+	return true
+}
+
+// encodeQ3_K: sixteen sub-blocks of 16 with signed six-bit scales and codes -4 .. 3.
+func encodeQ3_K(b []byte, x []float32) bool {
+	const reach, limit = 4, 32
+	if _, finite := largest(x); !finite {
+		return false
+	}
+	var fits [16]float64
+	top := 0.0
+	for s := range fits {
+		fits[s] = fitSymmetric(x[16*s:16*s+16], reach)
+		top = max(top, math.Abs(fits[s]))
+	}
+	if top/(limit-1) > scaleMax {
+		return false
+	}
+	clear(b[:108])
+	d := putHalf(b[108:], top/(limit-1))
+	for s := range fits {
+		run := x[16*s : 16*s+16]
+		scale := nearestSymmetric(run, fits[s], d, reach, limit)
+		six := byte(scale + limit)
+		b[96+s%8] |= six & 15 << (s / 8 * 4)
+		b[104+s%4] |= six >> 4 << (s / 4 * 2)
+		id := reciprocal(d * float64(scale))
+		for i, v := range run {
+			q := byte(int(quantise(float64(v)*id, -reach, reach-1)) + reach)
+			b[32+s/8*32+s%2*16+i] |= q & 3 << (s / 2 % 4 * 2)
+			b[s%2*16+i] |= q >> 2 << (s / 2)
+		}
+	}
+	return true
 }

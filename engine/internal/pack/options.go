@@ -56,8 +56,8 @@ func parseType(what, name string) (quant.Type, error) {
 	}
 	t, ok := quant.ParseType(name)
 	if !ok || !t.CanEncode() || t == quant.F32 {
-		return 0, fmt.Errorf("%w: %s type %q; use Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, F16 or BF16", ErrOptions,
-			what, name)
+		return 0, fmt.Errorf("%w: %s type %q; use Q8_0, Q5_0, Q5_1, Q4_0, Q4_1, Q2_K to Q6_K, IQ4_NL, "+
+			"IQ4_XS, MXFP4, F16 or BF16", ErrOptions, what, name)
 	}
 	return t, nil
 }
