@@ -22,8 +22,9 @@ type cache struct {
 	pos    []int32 // (rows)
 }
 
-// newCache draws sequences of some length, whose pages lie anywhere in the pool, and rows: for each
-// sequence some positions in ascending order, the last one among them.
+// newCache draws sequences of some length, now and then a thousand positions, whose pages lie
+// anywhere in the pool, and rows: for each sequence some positions in ascending order, the last
+// one among them.
 func newCache(rng *rand.Rand, kind quant.Type) *cache {
 	c := &cache{}
 	c.kv = kernels.KV{PageTokens: [...]int{1, 3, 4, 16, 32}[rng.IntN(5)], KVHeads: 1 + rng.IntN(3),
@@ -31,10 +32,12 @@ func newCache(rng *rand.Rand, kind quant.Type) *cache {
 	if kind.IsQuantized() {
 		c.kv.HeadDim = kind.BlockSize() * (1 + rng.IntN(3))
 	}
-	layers := 1 + rng.IntN(3)
+	layers, sequences := 1+rng.IntN(3), 1+rng.IntN(3)
+	if rng.IntN(5) == 0 { // long enough that a device may cut a context in parts
+		c.kv.PageTokens, c.kv.PagesMax, c.kv.KVHeads, sequences = 32, 40, 1, 1
+	}
 	c.kv.Layer = rng.IntN(layers)
 	c.kv.PageBytes = int64(layers) * c.kv.LayerBytes()
-	sequences := 1 + rng.IntN(3)
 	c.pages = sequences*c.kv.PagesMax + 1
 	free := rng.Perm(c.pages)
 	for s := range sequences {
@@ -106,6 +109,15 @@ func appendTrial(kind quant.Type) maker {
 		c := newCache(rng, kind)
 		rows, dim := len(c.pos), c.kv.KVHeads*c.kv.HeadDim
 		k, v := activations(rng, rows, dim), activations(rng, rows, dim)
+		if rng.IntN(2) == 0 { // numbers of which a scale has no inverse, or none at all
+			for i := range k[:dim] {
+				k[i] *= 1e-37
+				v[i] = math.Float32frombits(rng.Uint32() & 0x807FFFFF)
+			}
+			if kind.IsQuantized() {
+				v[len(v)-1] = float32(math.Inf(1))
+			}
+		}
 		before := c.encode(gaussian(rng, len(c.pool()), 1))
 		return trial{
 			shape: c.String(), rows: rows, whole: true, optional: kind.IsQuantized(),
@@ -159,8 +171,8 @@ func attentionTrial(kind quant.Type) maker {
 	}
 }
 
-// fill returns the values of a pool that holds some only where the rows' windows reach, and takes the pages out
-// of reach out of the tables.
+// fill returns the values of a pool that holds some only where the rows' windows reach, and takes
+// the pages out of reach out of the tables.
 func (c *cache) fill(rng *rand.Rand, window int) []float32 {
 	pool := c.pool()
 	used := make(map[int]bool)

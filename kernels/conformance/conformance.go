@@ -1,7 +1,8 @@
 // Package conformance holds a kernels.Device to its contract: every op over random shapes against
-// kernels/ref, each row's independence of the others bit by bit, memory that must not change, and
-// the order of streams, copies and events. All data goes through Pin and Copy, so that the suite
-// runs on devices whose memory the host cannot reach.
+// kernels/ref, each row's independence of the others bit by bit, numbers that are not finite or
+// nearly zero, memory that must not change, and the order of streams, copies and events. All data
+// goes through Pin and Copy, so that the suite runs on devices whose memory the host cannot
+// reach.
 package conformance
 
 import (
@@ -108,6 +109,8 @@ func checks() []check {
 				check{"embed/" + name, 4, embedTrial(kind).round},
 				check{"matmul/" + name, 12, matMulTrial(kind, false).round},
 				check{"matmul exact/" + name, 12, matMulTrial(kind, true).round},
+				check{"extremes/" + name, 4, extremesTrial(kind, false).round},
+				check{"extremes exact/" + name, 4, extremesTrial(kind, true).round},
 				check{"experts/" + name, 5, expertsTrial(kind, false).round},
 				check{"experts exact/" + name, 5, expertsTrial(kind, true).round})
 		}

@@ -143,6 +143,11 @@ func TestEveryFaultIsFound(t *testing.T) {
 		{"the last expert", "experts exact/F16", mutant{op: change(func(o *kernels.ExpertFFN) {
 			o.Experts = o.Experts[:len(o.Experts)-1]
 		})}},
+		{"infinities cut off", "extremes exact/F32", mutant{stream: func(s kernels.Stream) kernels.Stream {
+			return cutOff{s}
+		}}},
+		{"infinite activations that are zero", "extremes/Q4_0",
+			mutant{stream: func(s kernels.Stream) kernels.Stream { return cutOff{s} }}},
 		{"bytes behind a matrix", "matmul/Q4_0", mutant{land: func(w kernels.Weight,
 			_ kernels.Span) error {
 			w.Data.Buffer.Host[w.Data.Offset+w.Data.Bytes] ^= 1
@@ -233,6 +238,23 @@ func TestIntegerToleranceTakesInt8AndRefusesFiveBits(t *testing.T) {
 			t.Errorf("%s with %v levels: %v", c.check, c.levels, err)
 		}
 	}
+}
+
+// cutOff is a stream for which numbers that are not finite are zero.
+type cutOff struct{ kernels.Stream }
+
+func (s cutOff) Run(op kernels.Op) {
+	if o, ok := op.(*kernels.MatMul); ok {
+		x := o.X.Float32s()
+		before := append([]float32(nil), x...)
+		for i, v := range x {
+			if !isFinite(v) {
+				x[i] = 0
+			}
+		}
+		defer copy(x, before)
+	}
+	s.Stream.Run(op)
 }
 
 // coarse is a stream that quantises activations for the time of a product.
