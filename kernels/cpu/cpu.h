@@ -188,13 +188,15 @@ const char *isa_name(const isa *k);
 pool *pool_new(int threads, const isa *k, int *err);
 void pool_submit(pool *p, batch *b);
 void pool_wait(pool *p, progress *s, int64_t seq);
+int pool_place(pool *p, int worker, const int32_t *processors, int n); // runs on them alone; an errno
 void pool_free(pool *p); // finishes what was submitted, joins the threads
 
 // matrix_tiles rearranges a matrix in place, or down to dst; 0, or -1 without memory.
 int matrix_tiles(int type, int64_t rows, int64_t row_bytes, uintptr_t src, uintptr_t dst);
 int type_has_tiles(int type);
 
-uintptr_t memory_map(int64_t bytes, int64_t align, int lock, int *locked, int *huge);
+// memory_map spreads memory with large pages over the NUMA nodes whose bits are set, if any.
+uintptr_t memory_map(int64_t bytes, int64_t align, int lock, uint64_t nodes, int *locked, int *huge);
 int memory_unmap(uintptr_t at, int64_t bytes);
 
 #endif

@@ -43,7 +43,8 @@ type Options struct {
 
 // Device is the host's processor as a kernels.Device. It is safe for concurrent use.
 type Device struct {
-	info kernels.Info
+	info   kernels.Info
+	spread C.uint64_t // NUMA nodes over which large buffers are spread; 0: where there is one
 
 	mu   sync.RWMutex // held for reading by calls into the pool, for writing by Close
 	pool *C.pool      // nil after Close
@@ -51,14 +52,20 @@ type Device struct {
 
 // Open starts the device's threads. It fails for an instruction set that is unknown or that the
 // machine lacks, and where threads cannot be made; the errors wrap kernels.ErrDevice.
-func Open(opts Options) (*Device, error) {
+//
+// On a machine with several NUMA nodes each thread is held to the processors of one, in proportion,
+// and large buffers are spread over the nodes page by page, so that ops that are split by bytes draw
+// on all memory alike. Otherwise threads run wherever the affinity of the process allows.
+func Open(opts Options) (*Device, error) { return openOn(opts, thisSystem()) }
+
+func openOn(opts Options, host system) (*Device, error) {
 	if opts.Threads < 0 || opts.Threads > threadsMax {
 		return nil, fmt.Errorf("%w: cpu: %d threads, must be 0 to %d", kernels.ErrDevice,
 			opts.Threads, threadsMax)
 	}
 	threads := opts.Threads
 	if threads == 0 {
-		threads = min(processors(), threadsMax)
+		threads = min(host.processors(), threadsMax)
 	}
 	name := C.CString(opts.ISA)
 	defer C.free(unsafe.Pointer(name))
@@ -73,7 +80,7 @@ func Open(opts Options) (*Device, error) {
 		return nil, fmt.Errorf("%w: cpu: starting %d threads: %w", kernels.ErrDevice, threads,
 			syscall.Errno(errno))
 	}
-	return &Device{
+	d := &Device{
 		pool: pool,
 		info: kernels.Info{
 			Name:    "cpu",
@@ -81,7 +88,22 @@ func Open(opts Options) (*Device, error) {
 			Threads: threads,
 			Unified: true,
 		},
-	}, nil
+	}
+	if nodes := host.nodes(); nodes != nil {
+		d.place(nodes)
+	}
+	return d, nil
+}
+
+// place holds the workers to their nodes. Thread 0 is whoever waits, and stays free. A system that
+// refuses leaves threads where they are: they compute the same.
+func (d *Device) place(nodes []node) {
+	for i := 1; i < d.info.Threads; i++ {
+		on := nodeOf(nodes, i, d.info.Threads).processors
+		C.pool_place(d.pool, C.int(i-1), (*C.int32_t)(unsafe.Pointer(&on[0])), C.int(len(on)))
+	}
+	d.spread = C.uint64_t(nodesMask(nodes))
+	d.info.Detail += fmt.Sprintf(", %d NUMA nodes", len(nodes))
 }
 
 // ISAs are the names that Options.ISA may have, the best of each processor first.
@@ -106,12 +128,12 @@ func (d *Device) Info() kernels.Info { return d.info }
 
 // Alloc returns zeroed memory, which takes up room as it is used. Two MiB and more are aligned to
 // huge pages, and ask for them.
-func (d *Device) Alloc(bytes int64) (*kernels.Buffer, error) { return newBuffer(bytes, false) }
+func (d *Device) Alloc(bytes int64) (*kernels.Buffer, error) { return d.newBuffer(bytes, false) }
 
 // Pin returns memory like Alloc's, locked where the process may lock that much.
-func (d *Device) Pin(bytes int64) (*kernels.Buffer, error) { return newBuffer(bytes, true) }
+func (d *Device) Pin(bytes int64) (*kernels.Buffer, error) { return d.newBuffer(bytes, true) }
 
-func newBuffer(bytes int64, lock bool) (*kernels.Buffer, error) {
+func (d *Device) newBuffer(bytes int64, lock bool) (*kernels.Buffer, error) {
 	const bytesMax = 1 << 46 // what a process can address
 	if bytes < 0 || bytes > bytesMax {
 		return nil, fmt.Errorf("%w: cpu: a buffer of %d bytes", kernels.ErrDevice, bytes)
@@ -125,7 +147,7 @@ func newBuffer(bytes int64, lock bool) (*kernels.Buffer, error) {
 	if lock {
 		wantLock = 1
 	}
-	addr := C.memory_map(C.int64_t(size), C.int64_t(align), wantLock, &locked, &huge)
+	addr := C.memory_map(C.int64_t(size), C.int64_t(align), wantLock, d.spread, &locked, &huge)
 	if addr == 0 {
 		return nil, fmt.Errorf("%w: cpu: no memory for a buffer of %d bytes", kernels.ErrDevice,
 			bytes)

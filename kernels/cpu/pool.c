@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -329,6 +330,23 @@ pool *pool_new(int threads, const isa *k, int *err)
 		return NULL;
 	}
 	return p;
+}
+
+int pool_place(pool *p, int worker, const int32_t *processors, int n)
+{
+	int last = 0;
+	for (int i = 0; i < n; i++)
+		last = processors[i] > last ? processors[i] : last;
+	cpu_set_t *set = CPU_ALLOC((size_t)last + 1);
+	size_t bytes = CPU_ALLOC_SIZE((size_t)last + 1);
+	if (!set)
+		return ENOMEM;
+	CPU_ZERO_S(bytes, set);
+	for (int i = 0; i < n; i++)
+		CPU_SET_S((size_t)processors[i], bytes, set);
+	int err = worker < p->workers ? pthread_setaffinity_np(p->thread[worker], bytes, set) : EINVAL;
+	CPU_FREE(set);
+	return err;
 }
 
 void pool_free(pool *p)
