@@ -164,6 +164,7 @@ func TestAttention(t *testing.T) {
 	cases := []struct{ page, kvHeads, group, dim, length, window int }{
 		{16, 2, 4, 64, 70, 0}, {5, 1, 3, 20, 33, 0}, {32, 3, 1, 128, 100, 17}, {64, 2, 8, 16, 40, 64},
 		{7, 1, 1, 3, 9, 1}, {24, 2, 2, 80, 130, 50},
+		{32, 1, 2, 32, 1300, 0}, {20, 1, 3, 16, 1300, 700}, // several segments
 	}
 	for isa, d := range machine(t, 2) {
 		for i, c := range cases {
@@ -172,7 +173,7 @@ func TestAttention(t *testing.T) {
 			heads := c.kvHeads * c.group
 			var seqs, pos []int32
 			for s := range kc.seqs {
-				for p := s; p < c.length; p += 1 + p%3 {
+				for p := s; p < c.length; p += 1 + p%3 + c.length/50 {
 					seqs, pos = append(seqs, int32(s)), append(pos, int32(p))
 				}
 			}
