@@ -14,6 +14,7 @@ usage: ./build.sh COMMAND [--help]
   build   compile bin/moering
   demo    build, then let the model in the repository write Go, its experts streaming from disk
   test    everything that must pass: format, vet, all tests with and without cgo
+  sanitize  the C of kernels/cpu under the address, undefined-behaviour and thread sanitizers
   bench   build, then measure; arguments go to "moering bench"
   lib     the C library in lib/: libmoering.so, libmoering.a, moering.h, moering.pc; or --prefix DIR
   ptx     compile the GPU kernels to kernels/cuda/ptx; with --check, fail where that is stale
@@ -115,6 +116,14 @@ cmd_test() {
 		say "GPU kernels"
 		cmd_ptx --check
 	fi
+}
+
+help_sanitize="runs the tests of kernels/cpu with AddressSanitizer and UndefinedBehaviorSanitizer in their
+C, over every instruction set that the machine has, and a hammer of the worker pool under
+ThreadSanitizer. With \"memory\" or \"threads\" only that part. Takes some minutes."
+cmd_sanitize() {
+	need_cc
+	tests/sanitize.sh "$@"
 }
 
 help_bench="builds, then measures with \"moering bench --json\", by default $model, and prints one line
@@ -239,7 +248,7 @@ cmd_fmt() { go_files | xargs -0 gofmt -w; }
 
 command=${1:-}
 case $command in
-build | demo | test | bench | lib | ptx | wheel | lint | fmt)
+build | demo | test | sanitize | bench | lib | ptx | wheel | lint | fmt)
 	shift
 	if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 		text=help_$command

@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 # like all the rest. Leaks are not: Go's heap is invisible to the leak checker, and the runtime keeps
 # memory until the end.
 memory() {
-	local flags="-O1 -g -fno-omit-frame-pointer -fsanitize=undefined -fno-sanitize-recover=undefined"
+	local flags="-O1 -g -fno-omit-frame-pointer -fsanitize=undefined,float-cast-overflow"
+	flags+=" -fno-sanitize-recover=all"
 	ASAN_OPTIONS=detect_leaks=0 CGO_CFLAGS="$flags" CGO_LDFLAGS="-fsanitize=undefined" \
 		go test -asan -short -count=1 "$@" ./kernels/cpu
 }
