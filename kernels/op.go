@@ -76,7 +76,7 @@ type MatMul struct {
 	Rows  int
 	Terms []Term
 	// Exact multiplies with float32 activations; otherwise a device may quantise the activations of
-	// block-quantised weights to int8 with a scale per 32 (docs/numerics.md).
+	// block-quantised weights to int8 with a scale per 32 (kernels/cpu says how, and with what error).
 	Exact bool
 }
 
