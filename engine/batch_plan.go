@@ -7,6 +7,7 @@ import (
 
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/kv"
+	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/sched"
 )
 
@@ -20,6 +21,9 @@ type BatchPlan struct {
 	Plan         Plan          `json:"plan"`
 	Rates        BatchRates    `json:"rates"`
 	Forecast     BatchForecast `json:"forecast"`
+	// SmallerKV says what the job would take with more sequences in the same memory, their keys and
+	// values stored in a smaller type, which rounds them.
+	SmallerKV []sched.Help `json:"smaller_kv"`
 }
 
 // BatchForecast is the policy of a job's passes run forward without doing anything.
@@ -70,7 +74,23 @@ func PlanBatch(ctx context.Context, path string, o Options, b BatchOptions) (r B
 	}
 	r.Rates = probe.rates
 	r.Forecast = sched.Forecast(probe.model, jobs)
+	r.SmallerKV = e.smallerKV(probe.model, jobs)
 	return r, nil
+}
+
+// smallerKV forecasts a job for each type of keys and values that is smaller than the one in use.
+func (e *Engine) smallerKV(m sched.WaveModel, jobs []sched.Job) (helps []sched.Help) {
+	a, now := e.model, e.options.kvType()
+	bytes := func(t quant.Type) int64 { return kv.TokenBytes(t, len(a.Layers), a.KVHeads, a.HeadDim) }
+	for _, name := range []string{"f16", "q8_0"} {
+		t, _ := parseKVType(name)
+		if b := bytes(t); b > 0 && b < bytes(now) {
+			small := m
+			small.KVTokens = m.KVTokens * bytes(now) / b
+			helps = append(helps, sched.Help{What: name, Seconds: sched.Forecast(small, jobs).Seconds})
+		}
+	}
+	return helps
 }
 
 // batchProbe measures passes like those of the job.

@@ -74,6 +74,10 @@ func TestBatchPlan(t *testing.T) {
 		f.Refused != 0 || p.Rates.PrefillRowSeconds <= 0 {
 		t.Errorf("%+v", p)
 	}
+	if k := p.SmallerKV; len(k) != 2 || k[0].What != "f16" || k[1].What != "q8_0" ||
+		k[0].Seconds > f.Seconds || k[1].Seconds > k[0].Seconds || k[1].Seconds <= 0 {
+		t.Errorf("%v s, with smaller keys and values %+v", f.Seconds, k)
+	}
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 {
 		t.Errorf("planning left %v, %v", files, err)

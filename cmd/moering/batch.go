@@ -158,6 +158,9 @@ func describeBatchPlan(p engine.BatchPlan) string {
 	for _, h := range f.Helps {
 		s += fmt.Sprintf("twice the %s: %s\n", h.What, seconds(h.Seconds))
 	}
+	for _, h := range p.SmallerKV {
+		s += fmt.Sprintf("with --kv-type %s: %s\n", h.What, seconds(h.Seconds))
+	}
 	return s
 }
 
