@@ -17,41 +17,17 @@ sequences=${4:-1}
 rounds=${5:-5}
 prompt=${PROMPT:-128}
 gen=${GEN:-16}
-group=/sys/fs/cgroup/memory/moering-peer-$$
-
-limited() { # COMMAND... runs in the control group
-	if [ "$limit" = 0 ]; then
-		"$@"
-		return
-	fi
-	# Pages of the model that another group has paid for would be no burden to this one.
-	dd if="$model" iflag=nocache count=0 2>/dev/null
-	mkdir "$group"
-	echo $((limit << 20)) >"$group/memory.limit_in_bytes"
-	local status=0
-	(
-		echo "$BASHPID" >"$group/cgroup.procs"
-		exec "$@"
-	) || status=$?
-	rmdir "$group"
-	return "$status"
-}
-
-number() { # KEY: the first number of that key in the JSON on standard input
-	sed -n "/\"$1\":/{s/.*\"$1\": *\([0-9.e+-]*\).*/\1/p;q}"
-}
-
-median() { sort -g | awk '{v[NR]=$1} END {printf "%.3f", v[int((NR+1)/2)]}'; }
+. tests/limited.bash
 
 budget=() repack=()
 if [ "$limit" != 0 ]; then budget=(--ram "${limit}MiB") repack=(--no-repack); fi
 declare -a ours_prefill ours_decode peer_prefill peer_decode
 for round in $(seq "$rounds"); do
 	# shellcheck disable=SC2086
-	ours=$(limited bin/moering bench -m "$model" "${budget[@]}" --prompt-tokens "$prompt" \
+	ours=$(limited "$limit" "$model" bin/moering bench -m "$model" "${budget[@]}" --prompt-tokens "$prompt" \
 		--gen-tokens "$gen" --sequences "$sequences" --repetitions 1 --warmup 1 --seed "$round" \
 		--json ${MOERING_BENCH:-} 2>/dev/null)
-	peer=$(limited "$python" tests/peers/llamacpp.py "$model" --prompt-tokens "$prompt" \
+	peer=$(limited "$limit" "$model" "$python" tests/peers/llamacpp.py "$model" --prompt-tokens "$prompt" \
 		--gen-tokens "$gen" --sequences "$sequences" --seed "$round" "${repack[@]}")
 	op=$(number prefill_tokens_per_s <<<"$ours")
 	od=$(number decode_tokens_per_s <<<"$ours")
