@@ -77,7 +77,7 @@ INLINE void unpack_nibbles(const uint8_t *p, VI *w)
 	const VI low = vi_set1(0x0f0f0f0f);
 UNROLL(4)
 	for (int j = 0; j < 4; j++) {
-		VI v = vi_load(p + 64 * j);
+		VI v = vi_keep(vi_load(p + 64 * j));
 		w[j] = vi_and(v, low);
 		w[4 + j] = vi_and(vi_srl(v, 4), low);
 	}
@@ -244,8 +244,8 @@ UNROLL(8)
 }
 
 // Quantised activations of a block lie as 32 int8, float d, float (sum x)*d, and int32 -8 times the
-// sum of each half.
-enum { X_D = 32, X_SUM = 36, X_N0 = 40, X_N1 = 44 };
+// sum of its first half and of all.
+enum { X_D = 32, X_SUM = 36, X_N0 = 40, X_N = 44 };
 
 INLINE VI splat(const void *p) { return vi_set1(load_i32(p)); }
 
@@ -257,10 +257,15 @@ INLINE void multiply(int t, int mr, const block *k, const uint8_t *const *x, lon
 	VI c[8], e[8];
 	UNROLL(8)
 	for (int i = 0; i < mr; i++) {
-		c[i] = vi_dot_start(offset, splat(x[i] + at + X_N0));
-		e[i] = vi_dot_start(offset, splat(x[i] + at + X_N1));
-		if (one)
-			c[i] = vi_add(c[i], e[i]);
+		// Loads of activations are what limits many rows: one sum where one will do.
+		VI n = splat(x[i] + at + X_N);
+		c[i] = vi_dot_start(offset, n);
+		e[i] = vi_set1(0);
+		if (fmt_halves(t)) {
+			VI n0 = splat(x[i] + at + X_N0);
+			c[i] = vi_dot_start(offset, n0);
+			e[i] = vi_dot_start(offset, vi_sub(n, n0));
+		}
 	}
 	vi_dots(offset, max, mr, c, k->w, x, at);
 	vi_dots(offset, max, mr, one ? c : e, k->w + 4, x, at + 16);
@@ -275,7 +280,8 @@ UNROLL(8)
 		if (fmt_minimum(t))
 			f[i] = vf_fma(k->m, vf_set1(load_f32(q + X_SUM)), f[i]);
 		if (t == T_Q2_K) {
-			VI n = vi_add(vi_mul(k->t0, splat(q + X_N0)), vi_mul(k->t1, splat(q + X_N1)));
+			VI n0 = splat(q + X_N0), n1 = vi_sub(splat(q + X_N), n0);
+			VI n = vi_add(vi_mul(k->t0, n0), vi_mul(k->t1, n1));
 			f[i] = vf_fma(vf_int(n), vf_mul(k->m, dx), f[i]);
 		}
 	}
@@ -302,7 +308,7 @@ UNROLL(8)
 				u = head + (n + 1 < units || odd ? 2 : 1) * fmt_head(t) + odd * fmt_unit(t);
 				head += odd * fmt_head(t);
 			}
-			if (mr > 1) {
+			if (mr > 1 && ahead) { // a near tile needs none, and prefetches take the place of loads
 UNROLL(64)
 				for (int i = 0; i < fmt_unit(t); i += CACHE_LINE)
 					__builtin_prefetch(u + ahead + i);
@@ -401,12 +407,12 @@ static void quantize_block(const float *x, uint8_t *q)
 	float d = as_f32(top) / 127.0f;
 	int32_t v[32];
 	int finite = top < 0x7f800000 && d > 0;
-	float by = finite ? d : 1;
-	for (int i = 0; i < 32; i++) {
-		float y = finite ? x[i] / by : 0;
-		y = y > 127 ? 127 : y; // where d is subnormal
-		y = y < -127 ? -127 : y;
-		v[i] = (int32_t)as_u32(y + 12582912.0f) - 0x4b400000;
+	VF by = vf_set1(finite ? d : 1), top127 = vf_set1(127), low127 = vf_set1(-127);
+UNROLL(8)
+	for (int i = 0; i < 32; i += L) {
+		VF y = finite ? vf_div(vf_load(x + i), by) : vf_set1(0);
+		y = vf_max(vf_min(y, top127), low127); // where d is subnormal
+		vf_store(v + i, vf_bits(vi_round(y)));
 	}
 	int32_t s0 = 0, s1 = 0;
 	for (int i = 0; i < 16; i++) {
@@ -416,11 +422,11 @@ static void quantize_block(const float *x, uint8_t *q)
 	for (int i = 0; i < 32; i++)
 		((int8_t *)q)[i] = (int8_t)v[i];
 	float sum = (float)(s0 + s1) * d;
-	int32_t n0 = -8 * s0, n1 = -8 * s1;
+	int32_t n0 = -8 * s0, n = -8 * (s0 + s1);
 	memcpy(q + X_D, &d, 4);
 	memcpy(q + X_SUM, &sum, 4);
 	memcpy(q + X_N0, &n0, 4);
-	memcpy(q + X_N1, &n1, 4);
+	memcpy(q + X_N, &n, 4);
 }
 
 static void quantize(const float *x, int n, uint8_t *q)

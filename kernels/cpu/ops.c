@@ -107,6 +107,10 @@ static void store_tile(const float *acc, int m, int n, const float *bias, int ac
                        int64_t stride)
 {
 	for (int i = 0; i < m; i++, acc += TILE, out += stride) {
+		if (n == TILE && !bias && !accumulate) {
+			memcpy(out, acc, sizeof(float) * TILE); // a known size is no call
+			continue;
+		}
 		for (int r = 0; r < n; r++) {
 			float v = bias ? acc[r] + bias[r] : acc[r];
 			out[r] = accumulate ? out[r] + v : v;
@@ -203,8 +207,8 @@ static void run_ffn_down(const isa *k, const ffn_args *a, int chunk, slot *s)
 			if (tile_mul(k, s, &e->down, tile, a->h_ints, x, m, acc))
 				return;
 			for (int i = 0; i < m; i++)
-				memcpy((float *)a->out + (int64_t)slots[m0 + i] * a->dim + row, acc + i * TILE,
-				       sizeof(float) * (size_t)n);
+				store_tile(acc + i * TILE, 1, n, NULL, 0,
+				           (float *)a->out + (int64_t)slots[m0 + i] * a->dim + row, 0);
 		}
 	}
 }

@@ -66,9 +66,10 @@ func (w *work) decode(d *cpu.Device, kind quant.Type, bytes int64) error {
 	return err
 }
 
-// experts computes layers of 8 experts, with so many rows each.
+// experts computes layers of 64 experts, with so many rows each; a row goes to 8 of them, and is
+// quantised once.
 func (w *work) experts(d *cpu.Device, kind quant.Type, rows int, bytes int64) error {
-	const together = 8
+	const together, topK = 64, 8
 	size, _ := kind.RowBytes(dim)
 	n := max(together, min(expertsMax, int(bytes/(3*size*width)))/together*together)
 	if rows >= 16 { // these compute for longer than they read
@@ -87,7 +88,7 @@ func (w *work) experts(d *cpu.Device, kind quant.Type, rows int, bytes int64) er
 	if err != nil {
 		return err
 	}
-	x, err := w.values(d, together*rows*dim)
+	x, err := w.values(d, together/topK*rows*dim)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (w *work) experts(d *cpu.Device, kind quant.Type, rows int, bytes int64) er
 		for e := range together {
 			ex := kernels.Expert{Gate: weights[2*(i+e)], Up: weights[2*(i+e)+1], Down: downs[i+e]}
 			for r := range rows {
-				ex.Rows = append(ex.Rows, int32(r*together+e))
+				ex.Rows = append(ex.Rows, int32(r*together/topK+e/topK))
 				ex.Slots = append(ex.Slots, int32(e*rows+r))
 			}
 			op.Experts = append(op.Experts, ex)
