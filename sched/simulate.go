@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,6 +35,8 @@ type SimulateOptions struct {
 	// Pieces is how many a group is read in: those under way share the bandwidth. 0: a group is one, and
 	// its bytes follow those of the groups before it.
 	Pieces int
+	// GroupBytes is what reading a group moves, with what surrounds it on disk; 0: its own bytes.
+	GroupBytes int64
 
 	// Recorded takes the arithmetic from the times in the trace, in place of the three below.
 	Recorded     bool
@@ -141,10 +144,11 @@ type simulation struct {
 }
 
 func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
-	o.Ring, o.Depth = max(o.Ring, 1), cmpOr(o.Depth, depthDefault)
+	o.Ring, o.Depth = max(o.Ring, 1), cmp.Or(o.Depth, depthDefault)
+	o.GroupBytes = cmp.Or(o.GroupBytes, t.Shape.GroupBytes)
 	groups := t.Groups()
 	if o.Places < 0 || o.Places > groups || o.Ring > groups || o.Depth < 0 || o.Skip < 0 ||
-		o.Pieces < 0 ||
+		o.Pieces < 0 || o.GroupBytes < 0 ||
 		o.Bandwidth < 0 || o.Latency < 0 || o.PassSeconds < 0 || o.GroupSeconds < 0 ||
 		o.RowSeconds < 0 {
 		return nil, fmt.Errorf("simulate: options out of range for %d groups: %+v", groups, o)
@@ -168,14 +172,14 @@ func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
 	s.tier = newTier(groups, t.Shape.Experts, o.Places+o.Ring, moored, policy)
 	s.places.unheld = o.Policy == Optimum
 	if o.Pieces > 0 {
-		s.disk = newShared(o, t.Shape.GroupBytes)
+		s.disk = newShared(o, o.GroupBytes)
 	} else {
-		s.disk = &disk{bandwidth: o.Bandwidth, latency: o.Latency, bytes: t.Shape.GroupBytes,
+		s.disk = &disk{bandwidth: o.Bandwidth, latency: o.Latency, bytes: o.GroupBytes,
 			depth: o.Depth}
 	}
 	s.tier.outcome = func(layer int, outcome Outcome) {
 		if o.Predict {
-			s.predictor.Outcome(layer, outcome, t.Shape.GroupBytes)
+			s.predictor.Outcome(layer, outcome, o.GroupBytes)
 		}
 	}
 	s.o.Predictor.Layers, s.o.Predictor.Experts, s.o.Predictor.Ranks = t.Shape.Layers, t.Shape.Experts,
@@ -201,13 +205,6 @@ func (s *simulation) newPolicy(groups int) (Policy, error) {
 	}
 	return PolicyOptions{Groups: groups, LayerOf: layerOf, Places: s.o.Places,
 		Counts: counts}.New(s.o.Policy)
-}
-
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 // weather makes the disk as slow as it was in the recorded pass.
@@ -383,7 +380,7 @@ func (s *simulation) result() SimulateResult {
 	r.Policy, r.Places, r.Ring, r.Groups = s.o.Policy, s.o.Places, s.o.Ring, s.t.Groups()
 	r.Predict = s.o.Predict
 	r.Hits, r.Ready, r.Late = s.hits, s.tier.ready, s.late
-	r.BytesRead = (s.began - s.began0) * s.t.Shape.GroupBytes
+	r.BytesRead = (s.began - s.began0) * s.o.GroupBytes
 	r.Seconds = s.now - s.start
 	r.HitRate, r.CacheRate = share(r.Ready, r.Uses), share(r.Hits, r.Uses)
 	r.BytesPerToken = share(r.BytesRead, r.Tokens)

@@ -116,6 +116,7 @@ type Recorded struct {
 	DecodeTokensPerS float64 `json:"decode_tokens_per_s"` // of the passes with a row a sequence
 	// ReadBytesPerS is how fast groups came while any was on its way: reading, checking, rearranging.
 	ReadBytesPerS float64 `json:"read_bytes_per_s"`
+	ReadBytes     int64   `json:"read_bytes"` // that a group moves, with what surrounds it
 	// ReadLatency is what a read takes side by side with others, in seconds, and ReadStreamPerS how many
 	// bytes a second those that are under way share; see Trace.fit.
 	ReadLatency    float64 `json:"read_latency_s"`
@@ -126,7 +127,7 @@ type Recorded struct {
 func (t *Trace) Recorded(skip int) Recorded {
 	r := Recorded{TraceRun: t.Shape.Run}
 	gap := seconds(t.gap())
-	var bytes, decoded, first int64
+	var bytes, reads, decoded, first int64
 	var decode, reading float64
 	for i, p := range t.passes {
 		layers := t.layers[first:p.end]
@@ -147,6 +148,7 @@ func (t *Trace) Recorded(skip int) Recorded {
 			decoded, decode = decoded+int64(p.rows), decode+took
 		}
 		bytes += p.figures.BytesRead
+		reads += p.figures.Reads.Reads
 		reading += seconds(p.figures.Reads.Reading())
 	}
 	r.HitRate = share(r.Hits, r.Uses)
@@ -154,8 +156,11 @@ func (t *Trace) Recorded(skip int) Recorded {
 	r.TokensPerS = rate(r.Tokens, r.Seconds)
 	r.DecodeTokensPerS = rate(decoded, decode)
 	r.ReadBytesPerS = rate(bytes, reading)
+	if reads > 0 {
+		r.ReadBytes = bytes / reads
+	}
 	latency, each := t.fit()
-	r.ReadLatency, r.ReadStreamPerS = latency, rate(t.Shape.GroupBytes, each)
+	r.ReadLatency, r.ReadStreamPerS = latency, rate(r.ReadBytes, each)
 	return r
 }
 
@@ -251,7 +256,8 @@ func (t *Trace) Options() SimulateOptions {
 	r := t.Recorded(0)
 	o := SimulateOptions{Policy: r.Policy, Places: min(r.Places, t.Groups()), Depth: r.Depth,
 		Pieces: r.Pieces, Ring: min(r.Sections, t.Groups()), Recorded: r.Seconds > 0,
-		Bandwidth: r.ReadStreamPerS, Latency: r.ReadLatency}
+		Bandwidth: r.ReadStreamPerS, Latency: r.ReadLatency,
+		GroupBytes: r.ReadBytes}
 	if o.Bandwidth == 0 && r.BytesPerSecond > 0 {
 		o.Bandwidth, o.Latency = float64(r.BytesPerSecond), latencyStandard
 	}
