@@ -77,6 +77,8 @@ type Info struct {
 	GroupBytes   int64  `json:"group_bytes"` // of the largest expert group
 	Types        string `json:"types"`       // "Q4_0 10.6 MB, Q8_0 1.8 MB, F32 0.1 MB"
 	ChatTemplate bool   `json:"chat_template"`
+	// Checksums: the file carries them, as packed ones do; Options.Verify says when they are compared.
+	Checksums bool `json:"checksums"`
 }
 
 // Plan is how the budgets are split. All sizes in bytes. Where the device computes in host memory there
@@ -97,6 +99,7 @@ type Plan struct {
 	Cache      int64  `json:"cache_bytes"`
 	CacheSlots int    `json:"cache_slots"`
 	Groups     int    `json:"groups"`
+	Cycle      int    `json:"cycle_groups"` // that one token uses on its way through the layers
 	Chunk      int    `json:"chunk"`
 	Resident   bool   `json:"resident"` // every group fits: nothing streams after the first touch
 	// DenseSections are the layers whose dense weights are in memory at once, of DenseLayers: if
@@ -111,6 +114,11 @@ type Plan struct {
 	HostDense  int   `json:"host_dense_sections,omitempty"`
 }
 
+// Floods reports that ring and cache together are smaller than one token's cycle over the layers:
+// keeping what was used last would then never find anything. The default policy keeps what is likely
+// used soonest instead.
+func (p Plan) Floods() bool { return !p.Resident && p.Sections+p.CacheSlots < p.Cycle }
+
 // Stats are counters since Open, or differences of two snapshots (Sub).
 type Stats struct {
 	Passes         int64 `json:"passes"`
@@ -123,6 +131,16 @@ type Stats struct {
 	Misses         int64 `json:"misses"`
 	Prefetched     int64 `json:"prefetched"`      // groups read ahead
 	PrefetchUseful int64 `json:"prefetch_useful"` // of these, asked for while still there
+	// Guessed counts experts that were thought worth reading ahead, read or not; GuessesCame those of
+	// them that were then used; GuessesWanted all that were used where there was a guess.
+	Guessed       int64 `json:"guessed"`
+	GuessesCame   int64 `json:"guesses_came"`
+	GuessesWanted int64 `json:"guesses_wanted"`
+	// AllBytesRead are the bytes of all reads from disk, with what surrounds the weights.
+	AllBytesRead int64 `json:"all_bytes_read"`
+	// ProbeBytesPerS is what the disks gave, together, when they were probed at open or before; 0: they
+	// were not. It is no counter.
+	ProbeBytesPerS float64 `json:"probe_bytes_per_s"`
 	// DenseBytesRead are bytes of dense weights, which stream where they do not fit.
 	DenseBytesRead int64 `json:"dense_bytes_read"`
 	// Host counts look-ups in host memory for what the device's own memory misses.
@@ -142,6 +160,43 @@ func (s Stats) HitRate() float64 {
 		return 1
 	}
 	return float64(s.Hits) / float64(n)
+}
+
+// HostHitRate is the share of groups found in host memory of those that the device's own memory
+// missed, 0 to 1; 1 if none was.
+func (s Stats) HostHitRate() float64 {
+	n := s.HostHits + s.HostLate + s.HostMisses
+	if n == 0 {
+		return 1
+	}
+	return float64(s.HostHits) / float64(n)
+}
+
+// Precision is the share of guesses that came true, 0 to 1; 0 if there were none.
+func (s Stats) Precision() float64 { return ratio(float64(s.GuessesCame), float64(s.Guessed)) }
+
+// Recall is the share of used experts that were guessed, 0 to 1.
+func (s Stats) Recall() float64 { return ratio(float64(s.GuessesCame), float64(s.GuessesWanted)) }
+
+// TokensPerS is the tokens of prompts and of generation in a second of passes.
+func (s Stats) TokensPerS() float64 {
+	return ratio(float64(s.PrefillTokens+s.DecodeTokens), s.Busy.Seconds())
+}
+
+// BytesPerToken is what was read of experts for a token.
+func (s Stats) BytesPerToken() float64 {
+	return ratio(float64(s.BytesRead), float64(s.PrefillTokens+s.DecodeTokens))
+}
+
+// ReadBytesPerS is the speed of reading while at least one read was under way: to be compared with
+// ProbeBytesPerS.
+func (s Stats) ReadBytesPerS() float64 { return ratio(float64(s.AllBytesRead), s.ReadBusy.Seconds()) }
+
+func ratio(a, b float64) float64 {
+	if b <= 0 {
+		return 0
+	}
+	return a / b
 }
 
 // WaitShare is the share of the passes' time that waited for weights, 0 to 1.
@@ -169,6 +224,10 @@ func (s Stats) Sub(earlier Stats) Stats {
 	s.ReadBusy -= earlier.ReadBusy
 	s.Prefetched -= earlier.Prefetched
 	s.PrefetchUseful -= earlier.PrefetchUseful
+	s.Guessed -= earlier.Guessed
+	s.GuessesCame -= earlier.GuessesCame
+	s.GuessesWanted -= earlier.GuessesWanted
+	s.AllBytesRead -= earlier.AllBytesRead
 	s.Wait -= earlier.Wait
 	s.Busy -= earlier.Busy
 	return s

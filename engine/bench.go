@@ -32,35 +32,46 @@ type BenchRun struct {
 	HitRate           float64 `json:"hit_rate"`
 	WaitShare         float64 `json:"wait_share"`
 	PrefillBytesRead  int64   `json:"prefill_bytes_read"`
+	// Speed while at least one read was under way, hit rate of the host's tier (see
+	// Stats.HostHitRate), and how well experts were foreseen.
+	ReadBusyBytesPerS float64 `json:"read_busy_bytes_per_s"`
+	HostHitRate       float64 `json:"host_hit_rate"`
+	Precision         float64 `json:"precision"`
+	Recall            float64 `json:"recall"`
 }
 
 // BenchResult is the median of the repetitions, each figure by itself, with the options in effect.
 type BenchResult struct {
 	BenchRun
 	MemoryPeak int64 `json:"memory_peak_bytes"` // resident set of the whole process
+	// ProbeBytesPerS is what the disks gave when they were probed; 0: they were not.
+	ProbeBytesPerS float64 `json:"probe_bytes_per_s"`
 	BenchSetup
 	Runs []BenchRun `json:"runs"`
 }
 
 // BenchSetup is the options in effect.
 type BenchSetup struct {
-	Model        string `json:"model"`
-	Family       string `json:"family"`
-	WeightBytes  int64  `json:"weight_bytes"`
-	ExpertBytes  int64  `json:"expert_bytes"`
-	PromptTokens int    `json:"prompt_tokens"`
-	GenTokens    int    `json:"gen_tokens"`
-	Sequences    int    `json:"sequences"`
-	Repetitions  int    `json:"repetitions"`
-	Warmup       int    `json:"warmup"`
-	Threads      int    `json:"threads"`
-	Context      int    `json:"context"`
-	Prefetch     string `json:"prefetch"`
-	DirectIO     string `json:"direct_io"`
-	Reader       string `json:"reader"`
-	Exact        bool   `json:"exact"`
-	Policy       string `json:"policy"`
-	Plan                // device, memory_budget_bytes and how it is split, sections, chunk
+	Model        string   `json:"model"`
+	Family       string   `json:"family"`
+	WeightBytes  int64    `json:"weight_bytes"`
+	ExpertBytes  int64    `json:"expert_bytes"`
+	PromptTokens int      `json:"prompt_tokens"`
+	GenTokens    int      `json:"gen_tokens"`
+	Sequences    int      `json:"sequences"`
+	Repetitions  int      `json:"repetitions"`
+	Warmup       int      `json:"warmup"`
+	Threads      int      `json:"threads"`
+	Context      int      `json:"context"`
+	Prefetch     string   `json:"prefetch"`
+	DirectIO     string   `json:"direct_io"`
+	Reader       string   `json:"reader"`
+	Exact        bool     `json:"exact"`
+	Policy       string   `json:"policy"`
+	Verify       string   `json:"checksum"`  // when checksums are compared,
+	Checksums    bool     `json:"checksums"` // if there are any
+	Chosen       []string `json:"chosen"`    // see Engine.Chosen
+	Plan                  // device, memory_budget_bytes and how it is split, sections, chunk
 }
 
 // Bounds on what a benchmark may ask for.
@@ -127,7 +138,8 @@ func Bench(ctx context.Context, path string, o Options, b BenchOptions) (r Bench
 		}
 	}
 	r.BenchRun = medians(r.Runs)
-	r.MemoryPeak = e.Stats().PeakMemory
+	stats := e.Stats()
+	r.MemoryPeak, r.ProbeBytesPerS = stats.PeakMemory, stats.ProbeBytesPerS
 	r.BenchSetup = setup(e, path, b)
 	return r, nil
 }
@@ -139,7 +151,7 @@ func setup(e *Engine, path string, b BenchOptions) BenchSetup {
 		Sequences: b.Sequences, Repetitions: b.Repetitions, Warmup: b.Warmup,
 		Threads: o.Threads, Context: o.Context, Prefetch: o.Prefetch.String(),
 		DirectIO: o.DirectIO.String(), Reader: o.Reader, Exact: o.Exact, Policy: o.Policy,
-		Plan: e.Plan()}
+		Verify: o.Verify, Checksums: info.Checksums, Chosen: e.Chosen(), Plan: e.Plan()}
 }
 
 // bencher holds the sessions of a benchmark and their prompts.
@@ -217,6 +229,10 @@ func (w *bencher) run(ctx context.Context) (run BenchRun, err error) {
 		HitRate:           stats.HitRate(),
 		WaitShare:         stats.WaitShare(),
 		PrefillBytesRead:  middle.Sub(before).BytesRead,
+		ReadBusyBytesPerS: stats.ReadBytesPerS(),
+		HostHitRate:       stats.HostHitRate(),
+		Precision:         stats.Precision(),
+		Recall:            stats.Recall(),
 	}, nil
 }
 
@@ -287,5 +303,9 @@ func medians(runs []BenchRun) BenchRun {
 		HitRate:           median(func(r BenchRun) float64 { return r.HitRate }),
 		WaitShare:         median(func(r BenchRun) float64 { return r.WaitShare }),
 		PrefillBytesRead:  int64(median(func(r BenchRun) float64 { return float64(r.PrefillBytesRead) })),
+		ReadBusyBytesPerS: median(func(r BenchRun) float64 { return r.ReadBusyBytesPerS }),
+		HostHitRate:       median(func(r BenchRun) float64 { return r.HostHitRate }),
+		Precision:         median(func(r BenchRun) float64 { return r.Precision }),
+		Recall:            median(func(r BenchRun) float64 { return r.Recall }),
 	}
 }

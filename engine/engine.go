@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ type Engine struct {
 	forward   *forward.Forward
 	runner    *runner
 
+	chosen   []string
 	close    sync.Once
 	closeErr error
 }
@@ -100,10 +102,13 @@ func (e *Engine) open(ctx context.Context, path string, o Options) error {
 	if e.integrity, err = e.openIntegrity(log); err != nil {
 		return err
 	}
-	if err := e.openTraces(); err != nil {
-		return err
+	if o.Trace != nil {
+		e.timeline = trace.New(o.Trace, clock())
 	}
 	if err := e.openTiers(ctx, log); err != nil {
+		return err
+	}
+	if err := e.openRoutes(); err != nil {
 		return err
 	}
 	m, p := e.model, e.plan
@@ -166,7 +171,7 @@ func (e *Engine) describe() {
 	e.info = Info{Path: m.Store.Path(), Format: m.Store.Format().String(), Family: m.Family,
 		Layers: len(m.Layers), Dim: m.Dim, Vocabulary: m.Vocab, Context: m.Context,
 		Experts: m.Experts, ExpertsUsed: m.TopK, WeightBytes: m.Store.Bytes(),
-		ExpertGroups: len(m.Groups)}
+		ExpertGroups: len(m.Groups), Checksums: m.Store.HasChecksums()}
 	for i := range m.Groups {
 		n := m.Groups[i].Bytes()
 		e.info.ExpertBytes += n
@@ -246,6 +251,10 @@ func (e *Engine) Plan() Plan { return e.plan }
 // Options returns the options in effect.
 func (e *Engine) Options() Options { return e.options }
 
+// Chosen says, a line each, how the memory of experts is held and how files are read: the outcome of
+// what the system allows and of what was measured at open.
+func (e *Engine) Chosen() []string { return slices.Clone(e.chosen) }
+
 // Stats returns counters since Open.
 func (e *Engine) Stats() Stats {
 	s := e.runner.stats()
@@ -259,7 +268,10 @@ func (e *Engine) Stats() Stats {
 		s.HostHits, s.HostLate, s.HostMisses = c.Hits, c.Late, c.Misses
 		s.BytesRead, s.DenseBytesRead, s.Reads = c.BytesRead, d.BytesRead, c.Reads+d.Reads
 	}
-	s.ReadBusy = time.Duration(e.reader.Stats().BusyNanos)
+	r := e.reader.Stats()
+	s.ReadBusy, s.AllBytesRead = time.Duration(r.BusyNanos), r.Bytes
+	s.ProbeBytesPerS = probedRate(r)
+	s.Guessed, s.GuessesCame, s.GuessesWanted = e.forward.Guesses()
 	s.PeakMemory = peakMemory()
 	return s
 }

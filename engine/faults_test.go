@@ -35,9 +35,9 @@ func faultSeeds(t *testing.T) int {
 }
 
 // randomFaults is a store that is slow, out of order, and at times wrong. Bits flip only where
-// checksums can tell: of any read where each is checked, else on the medium, where the first read
-// shows it.
-func randomFaults(rng *rand.Rand, checksums, always bool, size int64) *reader.SimOptions {
+// checksums can tell: of any read where each is checked, as by default; else on the medium, where the
+// first read shows it.
+func randomFaults(rng *rand.Rand, checksums, every bool, size int64) *reader.SimOptions {
 	s := &reader.SimOptions{Seed: rng.Uint64(), LatencyMax: time.Millisecond,
 		SlowP: rng.Float64() / 50, Slow: 5 * time.Second, ShortP: rng.Float64() / 4,
 		InterruptP: rng.Float64() / 8}
@@ -49,7 +49,7 @@ func randomFaults(rng *rand.Rand, checksums, always bool, size int64) *reader.Si
 	case 2:
 		s.TruncateP = rng.Float64() / 100
 	case 3:
-		if checksums && always {
+		if checksums && every {
 			s.CorruptP = rng.Float64() / 50
 		} else if checksums {
 			s.Faults = []reader.SimFault{{Offset: rng.Int64N(size), Kind: reader.SimFlip,
@@ -85,13 +85,13 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 		model := []string{plain, packed}[rng.IntN(2)]
 		o := Options{Context: 64, HostMemory: least[model].Least + rng.Int64N(300<<10), Device: "ref",
 			Prefetch: Toggle(rng.IntN(3)), IOTimeout: 30 * time.Second,
-			Verify: []string{"first", "always"}[rng.IntN(2)]}
+			Verify: []string{"", "", "always", "first"}[rng.IntN(4)]}
 		if rng.IntN(4) == 0 {
 			p := least["discrete"+model]
 			o.discrete = &ref.Options{Discrete: true, MemoryBytes: 1 << 26}
 			o.DeviceMemory, o.HostMemory = p.Least+rng.Int64N(99<<10), p.HostLeast+rng.Int64N(300<<10)
 		}
-		o.simulated = randomFaults(rng, model == packed, o.Verify == "always", file.Size())
+		o.simulated = randomFaults(rng, model == packed, o.Verify != "first", file.Size())
 		got, err := tryGenerate(model, o, prompt, n)
 		switch {
 		case err == nil && !slices.Equal(got, want):
@@ -102,12 +102,15 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 			failed["I/O"]++
 		case errors.Is(err, ErrFormat):
 			failed["format"]++
+			if o.Verify == "" {
+				failed["format by default"]++
+			}
 		default:
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
 	t.Logf("%d right, failures %v", right, failed)
-	if right == 0 || failed["I/O"] == 0 || failed["format"] == 0 {
+	if right == 0 || failed["I/O"] == 0 || failed["format by default"] == 0 {
 		t.Errorf("%d right, failures %v: the faults are too many or too few to show anything", right,
 			failed)
 	}

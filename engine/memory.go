@@ -2,6 +2,8 @@ package engine
 
 import (
 	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -10,14 +12,17 @@ import (
 const memoryUnknown = 4 << 30
 
 // availableMemory is what the process may still take: the system's estimate, or the limit of its
-// control group if that is less.
+// control group, or of one around that, if it is less.
 func availableMemory() int64 {
 	available := int64(memoryUnknown)
 	if kib, ok := field("/proc/meminfo", "MemAvailable:"); ok {
 		available = kib << 10
 	}
-	for _, file := range []string{"/sys/fs/cgroup/memory.max",
-		"/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		text = nil
+	}
+	for _, file := range limitFiles(string(text)) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue
@@ -27,6 +32,28 @@ func availableMemory() int64 {
 		}
 	}
 	return available
+}
+
+// limitFiles lists where limits of memory may be, given /proc/self/cgroup: of the group that a line
+// names and of those around it, of version 2 (line "0::/path") and of version 1 ("9:memory:/path").
+func limitFiles(groups string) []string {
+	list := []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
+	for line := range strings.Lines(groups) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		root, file := "/sys/fs/cgroup", "memory.max"
+		if slices.Contains(strings.Split(parts[1], ","), "memory") {
+			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		} else if parts[1] != "" {
+			continue
+		}
+		for dir := path.Clean("/" + parts[2]); dir != "/"; dir = path.Dir(dir) {
+			list = append(list, path.Join(root, dir, file))
+		}
+	}
+	return list
 }
 
 // peakMemory is the largest resident set of the process so far; 0 where the system does not say.

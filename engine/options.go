@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -67,14 +66,16 @@ type Options struct {
 	// Prefetch reads experts ahead that the next layer's router is likely to choose. Auto: where it
 	// pays, which is measured all the while.
 	Prefetch Toggle
-	// DirectIO bypasses the page cache. Auto: wherever the file system allows it.
+	// DirectIO bypasses the page cache. Auto: wherever the file system allows it, unless the page cache
+	// has room for the whole model beside the budget, holds it, and is measured to be faster.
 	DirectIO Toggle
 	// Reader is "uring", "pread" or "" for the better one.
 	Reader string
 	// IOTimeout is how long a read may take before it is an error. 0: a minute.
 	IOTimeout time.Duration
-	// Verify says when the checksums of a packed model are checked: "first" (also ""; when a group is
-	// read for the first time), "always" or "off".
+	// Verify says when the checksums of a packed model are checked: "always" (also ""; whenever bytes
+	// were read), "first" (only what is read for the first time: a bit that flips in a later read is
+	// then computed with) or "off".
 	Verify string
 	// Threads that compute. 0: the processors that this process may use.
 	Threads int
@@ -144,7 +145,7 @@ func (o Options) validate() error {
 	if _, err := parseKVType(o.KVType); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
-	if _, err := store.ParseVerifyMode(cmp.Or(o.Verify, "first")); err != nil {
+	if _, err := o.verify(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	switch o.Reader {
@@ -185,6 +186,13 @@ func (o Options) getenv(name string) string {
 		return os.Getenv(name)
 	}
 	return o.Getenv(name)
+}
+
+func (o Options) verify() (store.VerifyMode, error) {
+	if o.Verify == "" {
+		return store.VerifyAlways, nil
+	}
+	return store.ParseVerifyMode(o.Verify)
 }
 
 func (o Options) threads() int {

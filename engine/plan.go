@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/kv"
 	"github.com/moering/moering/engine/internal/weights"
+	"github.com/moering/moering/offload/store"
 	"github.com/moering/moering/sched"
 )
 
@@ -29,14 +31,15 @@ func effective(o Options, m *arch.Model) (Options, error) {
 	if o.HostMemory == 0 {
 		o.HostMemory = availableMemory() / 4 * 3
 	}
-	if o.DirectIO == Auto {
-		o.DirectIO = On
-	}
 	if o.Context == 0 {
 		o.Context = min(m.Context, contextDefault)
 	}
 	if o.Sequences == 0 {
 		o.Sequences = sequencesDefault
+	}
+	o.Policy = cmp.Or(o.Policy, sched.PolicyNames()[0])
+	if o.Verify == "" {
+		o.Verify = store.VerifyAlways.String()
 	}
 	if o.IOTimeout == 0 {
 		o.IOTimeout = ioTimeoutDefault
@@ -137,7 +140,7 @@ func (e *Engine) demand(chunk int) demand {
 
 func (e *Engine) setPlan(chunk int, d demand, place sched.Placement) {
 	p := Plan{Device: e.options.Device, Budget: d.Budget, Stay: e.groups.stay, Work: d.work,
-		Reserve: d.reserve, Groups: int(d.Groups), Chunk: chunk, KVType: e.options.kvType().String(),
+		Reserve: d.reserve, Groups: int(d.Groups), Cycle: e.cycle(), Chunk: chunk, KVType: e.options.kvType().String(),
 		DenseSections: int(place.Dense), DenseLayers: int(d.Layers),
 		Dense: place.Dense * d.DenseSection}
 	p.KVTokens = int(place.KVTokens) / kv.PageTokens * kv.PageTokens
@@ -180,10 +183,21 @@ func (e *Engine) logPlan(log *slog.Logger) {
 		log.Info("host memory", "budget", p.HostBudget, "cache", p.HostCache, "slots", p.HostSlots,
 			"dense_sections", p.HostDense)
 	}
-	perPass := e.model.TopK * len(e.model.Layers)
-	if !p.Resident && p.Sections+p.CacheSlots < perPass {
+	if p.Floods() {
 		log.Info("the expert cache is smaller than one token's cycle over the layers: recency would "+
-			"never hit; the policy keeps what is used most", "sections", p.Sections+p.CacheSlots,
-			"cycle", perPass)
+			"never hit; the policy keeps what is likely used soonest", "sections",
+			p.Sections+p.CacheSlots, "cycle", p.Cycle)
 	}
+}
+
+// cycle is how many groups one token uses in all layers.
+func (e *Engine) cycle() (n int) {
+	for i := range e.model.Layers {
+		if e.model.Layers[i].Sparse {
+			n += e.model.TopK
+		} else {
+			n++
+		}
+	}
+	return n
 }

@@ -11,6 +11,19 @@ import (
 // RoutingTrace is a recorded routing trace in memory; see ReadRoutingTrace.
 type RoutingTrace = sched.Trace
 
+// RecordedRun is what the run that recorded a trace measured itself; see RoutingTrace.Recorded.
+type RecordedRun = sched.Recorded
+
+// SimulatedPrefetch says whether a replay reads guesses ahead.
+type SimulatedPrefetch = sched.Prefetch
+
+// Settings of SimulatedPrefetch.
+const (
+	SimulatedOff  = sched.PrefetchOff
+	SimulatedAuto = sched.PrefetchAuto
+	SimulatedOn   = sched.PrefetchOn
+)
+
 // SimulateOptions say what a trace is replayed against.
 type SimulateOptions = sched.SimulateOptions
 

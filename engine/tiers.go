@@ -1,11 +1,9 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/trace"
@@ -31,6 +29,7 @@ func (e *Engine) openTiers(ctx context.Context, log *slog.Logger) error {
 	}
 	e.sections = append(e.sections, buffer)
 	log.Info("sections", "locked", buffer.Locked, "huge_pages", buffer.Huge)
+	e.choose("memory", describeMemory(buffer))
 	if err := e.openReader(arena, log); err != nil {
 		return err
 	}
@@ -65,16 +64,55 @@ func (e *Engine) openReader(arena kernels.Span, log *slog.Logger) error {
 	for _, f := range e.model.Store.Files() {
 		names = append(names, f.Path)
 	}
+	auto := e.options.DirectIO == Auto
 	o := reader.Options{Kind: e.options.Reader, Buffered: e.options.DirectIO == Off,
-		Arena: arena.Host(), Logger: log, Timeout: e.options.IOTimeout}
+		PageCache: auto && e.fitsPageCache(), Arena: arena.Host(), Logger: log,
+		Timeout: e.options.IOTimeout}
 	if e.options.simulated != nil {
 		o.Kind, o.Sim = reader.KindSim, e.options.simulated
 	}
 	var err error
-	if e.reader, err = reader.Open(names, o); err == nil {
-		log.Info("reader", "chosen", e.reader.Info())
+	if e.reader, err = reader.Open(names, o); err != nil {
+		return err
 	}
-	return err
+	log.Info("reader", "chosen", e.reader.Info())
+	e.choose("reader", e.reader.Info())
+	// What took effect.
+	if auto {
+		e.options.DirectIO = On
+		if e.reader.Stats().BufferedFiles > 0 {
+			e.options.DirectIO = Off
+		}
+	}
+	if _, ok := e.reader.(*reader.Uring); ok {
+		e.options.Reader = reader.KindUring
+	} else if e.options.simulated == nil {
+		e.options.Reader = reader.KindPread
+	}
+	return nil
+}
+
+func describeMemory(b *kernels.Buffer) string {
+	pages, locked := "pages of the usual size", "not locked: the system may move it to swap space"
+	if b.Huge {
+		pages = "huge pages"
+	}
+	if b.Locked {
+		locked = "locked"
+	}
+	return pages + ", " + locked
+}
+
+func (e *Engine) choose(what, chosen string) { e.chosen = append(e.chosen, what+": "+chosen) }
+
+// fitsPageCache reports that the page cache can hold the whole model beside the budget. Where it
+// cannot, it reads more slowly than the disk, whatever it holds at the moment.
+func (e *Engine) fitsPageCache() bool {
+	total := e.options.HostMemory
+	for _, f := range e.model.Store.Files() {
+		total += f.Size
+	}
+	return total <= availableMemory()
 }
 
 // policies are the ranking of a tier's experts, and of its layers: those pass in a cycle, for which
@@ -162,7 +200,7 @@ func (e *Engine) predict(experts *weights.Options) {
 	}
 	o := sched.PredictorOptions{Layers: len(m.Layers), Experts: m.Experts, Ranks: m.TopK}
 	if e.options.Prefetch == On {
-		o.WasteCost = 1e-9 // every guess is worth its bytes
+		o.WasteCost = sched.WasteNothing
 	}
 	e.predictor = sched.NewPredictor(o)
 	experts.OnOutcome = func(layer int, o sched.Outcome, bytes int64) {
@@ -193,7 +231,7 @@ func (e *Engine) warm(ctx context.Context) error {
 }
 
 func (e *Engine) openIntegrity(log *slog.Logger) (*store.Integrity, error) {
-	mode, err := store.ParseVerifyMode(cmp.Or(e.options.Verify, "first"))
+	mode, err := e.options.verify()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
 	}
@@ -206,20 +244,45 @@ func (e *Engine) openIntegrity(log *slog.Logger) (*store.Integrity, error) {
 	return i, err
 }
 
-func (e *Engine) openTraces() error {
+// openRoutes begins the routing trace, once it is known how experts are held and read.
+func (e *Engine) openRoutes() error {
 	o, m := &e.options, e.model
-	if o.Trace != nil {
-		e.timeline = trace.New(o.Trace, time.Now())
-	}
 	if o.RoutingTrace == nil {
 		return nil
 	}
 	if m.Experts == 0 {
 		return fmt.Errorf("%w: a routing trace of %s, which has no experts", ErrUsage, e.info.Path)
 	}
+	run := sched.TraceRun{Sections: e.plan.Sections, Places: e.plan.CacheSlots,
+		Policy: o.Policy}
+	switch {
+	case e.predictor == nil:
+	case o.Prefetch == On:
+		run.Prefetch = sched.PrefetchOn
+	default:
+		run.Prefetch = sched.PrefetchAuto
+	}
+	stats := e.reader.Stats()
+	run.BytesPerSecond = int64(probedRate(stats))
+	if len(stats.Devices) > 0 {
+		d := stats.Devices[0]
+		run.Depth, run.Pieces = d.Depth, weights.Pieces(&e.groups.experts[0], int64(d.ChunkBytes))
+	}
 	var err error
 	e.routes, err = sched.NewTraceWriter(o.RoutingTrace, sched.TraceShape{Layers: len(m.Layers),
 		Experts: m.Experts, TopK: m.TopK, GroupBytes: e.info.GroupBytes,
-		DenseBytes: e.info.WeightBytes - e.info.ExpertBytes})
+		DenseBytes: e.info.WeightBytes - e.info.ExpertBytes, Run: run})
 	return err
+}
+
+// probedRate is what the disks of the model's files gave when they were probed, together, in bytes a
+// second; 0 where one was not.
+func probedRate(s reader.Stats) (rate float64) {
+	for _, d := range s.Devices {
+		if d.ProbeBytesPerSecond <= 0 {
+			return 0
+		}
+		rate += d.ProbeBytesPerSecond
+	}
+	return rate
 }

@@ -1,8 +1,8 @@
 package sched
 
-// places is the ring of offload/ring as the simulator sees it: sections gone round by a hand that
-// gives second chances, of which up to a number are moored for the groups that the policy ranks
-// highest. The difference: a group is there as soon as it is claimed, and one that is pinned stays.
+// places is the ring of offload/ring as the simulator sees it, rule for rule: sections gone round by
+// a hand that gives second chances, of which up to a number are moored for the groups that the policy
+// ranks highest.
 type places struct {
 	policy    Policy
 	sections  []place
@@ -10,11 +10,15 @@ type places struct {
 	hand      int
 	moored    int
 	mooredMax int
+	// unheld: a group is moored as soon as it is claimed, and neither leases nor reads under way keep a
+	// section from being taken. Belady's optimum is a bound from above, and is not held by them.
+	unheld bool
 }
 
 type place struct {
-	group               int32
-	moored, hot, pinned bool
+	group                int32
+	leases               int32
+	filling, moored, hot bool
 }
 
 func newPlaces(sections, mooredMax, groups int, p Policy) *places {
@@ -29,26 +33,45 @@ func newPlaces(sections, mooredMax, groups int, p Policy) *places {
 	return c
 }
 
-// find returns the group's section, or absent.
+// find returns the section that holds or will hold the group, or absent.
 func (c *places) find(group int) int { return int(c.at[group]) }
 
-// load brings a group in, and returns its section: the hand's, or where the hand finds nothing the
-// lowest ranked; absent if everything is pinned.
-func (c *places) load(group int) int {
+// lease keeps a section as it is until release.
+func (c *places) lease(i int) {
+	c.sections[i].leases++
+	c.sections[i].hot = true
+}
+
+func (c *places) release(i int) { c.sections[i].leases-- }
+
+// claim takes a section for a group that is to be read: the hand's, or where the hand finds nothing
+// that of the lowest ranked; absent if everything is held.
+func (c *places) claim(group int) int {
 	i := c.sweep()
 	if i == absent {
-		i = c.worst(false)
+		i = c.worst()
 	}
 	return c.take(i, group)
 }
 
-// loadSpare is load for a guess: it takes no moored section.
-func (c *places) loadSpare(group int) int { return c.take(c.sweep(), group) }
+// claimSpare is claim for a group that is read ahead: it takes no moored section.
+func (c *places) claimSpare(group int) int { return c.take(c.sweep(), group) }
 
 func (c *places) take(i, group int) int {
 	if i == absent {
 		return absent
 	}
+	c.empty(i)
+	c.sections[i] = place{group: int32(group), filling: true}
+	c.at[group] = int32(i)
+	if c.unheld {
+		c.moor(i)
+	}
+	return i
+}
+
+// empty forgets what a section holds.
+func (c *places) empty(i int) {
 	s := &c.sections[i]
 	if s.group != absent {
 		c.at[s.group] = absent
@@ -56,10 +79,7 @@ func (c *places) take(i, group int) int {
 	if s.moored {
 		c.moored--
 	}
-	*s = place{group: int32(group), hot: true}
-	c.at[group] = int32(i)
-	c.moor(i)
-	return i
+	*s = place{group: absent}
 }
 
 func (c *places) sweep() int {
@@ -70,7 +90,7 @@ func (c *places) sweep() int {
 		switch {
 		case s.group == absent:
 			return i
-		case s.pinned || s.moored:
+		case s.moored || (s.leases > 0 || s.filling) && !c.unheld:
 		case s.hot:
 			s.hot = false
 		default:
@@ -80,12 +100,12 @@ func (c *places) sweep() int {
 	return absent
 }
 
-// worst returns the moored section that ranks lowest, pinned ones only if they may be, or absent.
-func (c *places) worst(pinned bool) int {
+// worst returns the moored section that ranks lowest of those that are not leased, or absent.
+func (c *places) worst() int {
 	w := absent
 	for i := range c.sections {
 		s := &c.sections[i]
-		if s.moored && (pinned || !s.pinned) &&
+		if s.moored && (s.leases == 0 || c.unheld) &&
 			(w == absent || c.policy.Better(int(c.sections[w].group), int(s.group))) {
 			w = i
 		}
@@ -93,10 +113,19 @@ func (c *places) worst(pinned bool) int {
 	return w
 }
 
-// moor keeps a section out of the hand's way if there is a place, or its group ranks above another.
+// ready ends the reading of a section's group.
+func (c *places) ready(i int) {
+	c.sections[i].filling = false
+	if !c.sections[i].moored {
+		c.moor(i)
+	}
+}
+
+// moor keeps a section out of the hand's way if there is a place, or its group ranks above another,
+// which is cast off and stays until the hand comes by.
 func (c *places) moor(i int) {
 	if c.moored >= c.mooredMax {
-		w := c.worst(true) // casting off moves nothing: what is pinned stays until it is let go
+		w := c.worst()
 		if w == absent || !c.policy.Better(int(c.sections[i].group), int(c.sections[w].group)) {
 			return
 		}

@@ -81,14 +81,16 @@ func (p *Plan) Allow(groups int) { p.allowed = groups }
 
 // Next returns the group to read next, without taking it: ok is false when nothing is wanted, or
 // the bounds on what is in flight are reached. A predicted group is next only while no read of
-// another class waits, and idle time allows it.
+// another class waits or is in flight, of whose bandwidth it would take a share, and idle time allows
+// it.
 func (p *Plan) Next() (group int, c Class, ok bool) {
 	if len(p.heap) == 0 || p.inFlight >= p.inFlightMax {
 		return 0, 0, false
 	}
 	group = int(p.heap[0])
 	c = p.groups[group].class
-	if c == ClassPredicted && (p.predicted >= p.predictedMax || p.allowed <= 0) {
+	if c == ClassPredicted && (p.inFlight > p.predicted || p.predicted >= p.predictedMax ||
+		p.allowed <= 0) {
 		return 0, 0, false
 	}
 	return group, c, true

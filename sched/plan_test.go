@@ -67,7 +67,7 @@ func (n *naive) next(inFlight, predicted, allowed int) (int, bool) {
 		return 0, false
 	}
 	w := n.waiting[0]
-	if w.class == ClassPredicted && (n.predicted() >= predicted || allowed <= 0) {
+	if p := n.predicted(); w.class == ClassPredicted && (len(n.flying) > p || p >= predicted || allowed <= 0) {
 		return 0, false
 	}
 	return w.group, true

@@ -44,6 +44,8 @@ const (
 	lateCredit       = 0.5 // a late guess saves about half of its read
 	pauseMin         = 64  // passes until prediction that was switched off is tried again,
 	pauseMax         = 4096
+	waitMemory       = 1. / 16 // weight of the last pass in the share of waiting
+	wasteCostLeast   = 0.05
 	priorTrials      = 4 // weight of what a rank is believed to be worth before it is measured
 )
 
@@ -60,7 +62,10 @@ type Predictor struct {
 	total   account
 	last    int             // the layer observed last
 	outcome [outcomes]int64 // bytes
-	guesses []Guess
+	waiting float64         // share of the passes of late that waited for weights
+
+	named, came, used int64 // guesses worth it, those that came true, experts used; in all
+	guesses           []Guess
 }
 
 // predictedLayer is the books of one layer.
@@ -134,8 +139,17 @@ func (p *Predictor) prior(c int) cell {
 // the cost of waste loses.
 func (p *Predictor) Threshold() float64 { return p.o.WasteCost / (1 + p.o.WasteCost) }
 
-// SetWasteCost tells the predictor how busy the disk is; see PredictorOptions.WasteCost.
-func (p *Predictor) SetWasteCost(c float64) { p.o.WasteCost = max(c, 0) }
+// Passed tells the predictor how busy the disk is, by what a pass took and how much of it waited for
+// experts, in one unit: while passes wait for the disk, a wasted read costs what a useful one saves;
+// while they do not, next to nothing. See PredictorOptions.WasteCost.
+func (p *Predictor) Passed(waited, took float64) {
+	share := 0.0
+	if took > 0 {
+		share = min(waited/took, 1)
+	}
+	p.waiting += (share - p.waiting) * waitMemory
+	p.o.WasteCost = max(p.waiting, wasteCostLeast)
+}
 
 // Propose returns who will likely be used by a layer, the likeliest first, valid until the next
 // call. router has the candidates of the layer's router, (rows, Ranks), best first, or is empty if
@@ -229,6 +243,7 @@ func (p *Predictor) learn(l *predictedLayer, distinct int) {
 	}
 	l.hits, l.guessesMade, l.used = l.hits*p.keep, l.guessesMade*p.keep, l.used*p.keep
 	l.used += float64(distinct)
+	p.used += int64(distinct)
 	for _, e := range l.named {
 		came := 0.0
 		if l.actual[e] {
@@ -240,6 +255,8 @@ func (p *Predictor) learn(l *predictedLayer, distinct int) {
 		if l.guessed[e] {
 			l.guessesMade++
 			l.hits += came
+			p.named++
+			p.came += int64(came)
 		}
 	}
 	for i := range l.cells { // an empty cell returns to its prior, so that it is tried again
@@ -300,6 +317,11 @@ type PredictorReport struct {
 	WastedBytes    int64 `json:"wasted_bytes"`
 	CancelledBytes int64 `json:"cancelled_bytes"`
 	On             bool  `json:"on"` // prediction as a whole
+	// Guesses that were thought worth it, acted on or not, how many of them came true, and the experts
+	// that were used in layers with a guess: the counts behind precision and recall.
+	Guessed int64 `json:"guessed"`
+	Came    int64 `json:"came"`
+	Used    int64 `json:"used"`
 	// Per layer, with forgetting: the share of guesses that came true, the share of used experts
 	// that were guessed, and whether the layer is switched on. NaN-free: 0 where nothing was
 	// guessed.
@@ -308,10 +330,14 @@ type PredictorReport struct {
 	LayerOn   []bool    `json:"layer_on"`
 }
 
+// Counts are the totals of Report; it allocates nothing.
+func (p *Predictor) Counts() (guessed, came, used int64) { return p.named, p.came, p.used }
+
 // Report returns the books; it allocates.
 func (p *Predictor) Report() PredictorReport {
 	r := PredictorReport{UsefulBytes: p.outcome[Useful], LateBytes: p.outcome[Late],
-		WastedBytes: p.outcome[Wasted], CancelledBytes: p.outcome[Cancelled], On: !p.total.off}
+		WastedBytes: p.outcome[Wasted], CancelledBytes: p.outcome[Cancelled], On: !p.total.off,
+		Guessed: p.named, Came: p.came, Used: p.used}
 	r.IssuedBytes = r.UsefulBytes + r.LateBytes + r.WastedBytes
 	for i := range p.layers {
 		l := &p.layers[i]

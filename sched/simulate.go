@@ -1,99 +1,11 @@
 package sched
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 )
-
-// Trace is a whole routing trace in memory, as the simulator wants it.
-type Trace struct {
-	Shape  TraceShape
-	passes []tracedPass
-	layers []tracedLayer
-	uses   []int32 // groups, each once a layer and pass, in the order of their use
-	named  []int32 // candidates that were predicted, (rows, topK), best first
-	Tokens int64   // rows of all passes
-}
-
-type tracedPass struct{ rows, end int32 } // end of its layers
-
-type tracedLayer struct {
-	layer         int32
-	rows          int32
-	usesEnd       int32
-	namedEnd      int32
-	slots         int32 // rows*k
-	usesAt, named int32
-}
-
-// usesMax bounds a trace in memory: 256 Mi entries, 1 GiB.
-const usesMax = 1 << 28
-
-// ReadTrace reads a trace to its end. One that was cut off gives what is there, and an error that
-// wraps io.ErrUnexpectedEOF; other errors give no trace.
-func ReadTrace(r io.Reader) (*Trace, error) {
-	in, err := NewTraceReader(r)
-	if err != nil {
-		return nil, err
-	}
-	t := &Trace{Shape: in.Shape()}
-	var p TracePass
-	seen := make([]bool, t.Shape.Experts)
-	for {
-		if err := in.Next(&p); errors.Is(err, io.EOF) {
-			return t, nil
-		} else if errors.Is(err, io.ErrUnexpectedEOF) {
-			return t, err
-		} else if err != nil {
-			return nil, err
-		}
-		t.add(&p, seen)
-		if len(t.uses) > usesMax || len(t.named) > usesMax {
-			return nil, fmt.Errorf("%w: more than %d uses", ErrTrace, usesMax)
-		}
-	}
-}
-
-// add appends a pass. Groups of a layer are used in ascending order, as the engine asks for them.
-func (t *Trace) add(p *TracePass, seen []bool) {
-	t.Tokens += int64(p.Rows)
-	for i := range p.Layers {
-		l := &p.Layers[i]
-		for _, id := range l.IDs {
-			seen[id] = true
-		}
-		at := len(t.uses)
-		for e, is := range seen {
-			if is {
-				t.uses = append(t.uses, int32(l.Layer*t.Shape.Experts+e))
-				seen[e] = false
-			}
-		}
-		named := len(t.named)
-		t.named = append(t.named, l.Predicted...)
-		t.layers = append(t.layers, tracedLayer{layer: int32(l.Layer), rows: int32(p.Rows),
-			slots: int32(len(l.IDs)), usesAt: int32(at), usesEnd: int32(len(t.uses)),
-			named: int32(named), namedEnd: int32(len(t.named))})
-	}
-	t.passes = append(t.passes, tracedPass{rows: int32(p.Rows), end: int32(len(t.layers))})
-}
-
-// Passes counts the passes.
-func (t *Trace) Passes() int { return len(t.passes) }
-
-// Groups counts the groups of the model: layers times experts.
-func (t *Trace) Groups() int { return t.Shape.Layers * t.Shape.Experts }
-
-// Counts is how often each group was used: a profile for the static policy.
-func (t *Trace) Counts() []uint32 {
-	counts := make([]uint32, t.Groups())
-	for _, g := range t.uses {
-		counts[g]++
-	}
-	return counts
-}
 
 // Optimum is the simulator's name for Belady's policy.
 const Optimum = "belady"
@@ -104,9 +16,13 @@ type SimulateOptions struct {
 	Places int    // groups that the cache keeps
 	Ring   int    // sections beside it, in which a group stays until the hand comes by; at least 1
 	// Predict reads guesses ahead, from what the trace says the next router was thought to choose,
-	// into the ring, of which two sections are always left to demand: it takes a ring of 3 or more.
+	// into the ring, of which RingForDemand sections are always left to demand: it takes a ring of 3
+	// or more.
 	Predict   bool
 	Predictor PredictorOptions // Layers, Experts and Ranks are set from the trace
+	// Adapt tells the predictor after each pass what share of it was waiting, as the engine does where
+	// reading ahead is its own choice.
+	Adapt bool
 	// Counts is the static policy's profile; nil: the trace's own, which is hindsight.
 	Counts []uint32
 	Skip   int // passes at the beginning that fill the cache and are not counted
@@ -115,32 +31,56 @@ type SimulateOptions struct {
 
 	Bandwidth float64 // of the disk, bytes a second
 	Latency   float64 // of a read, seconds
-	Depth     int     // reads under way at a time; 0: 8
+	Depth     int     // pieces being read at a time; 0: 8
+	// Pieces is how many a group is read in: those under way share the bandwidth. 0: a group is one, and
+	// its bytes follow those of the groups before it.
+	Pieces int
+	// GroupBytes is what reading a group moves, with what surrounds it on disk; 0: its own bytes.
+	GroupBytes int64
 
+	// Recorded takes the arithmetic from the times in the trace, in place of the three below.
+	Recorded     bool
 	PassSeconds  float64 // arithmetic of a pass that is not experts, whatever its rows
 	GroupSeconds float64 // of touching an expert's weights
 	RowSeconds   float64 // of one row in one expert
 }
 
+// WasteNothing is the predictor's WasteCost where every guess is read, whatever it costs.
+const WasteNothing = 1e-9
+
+// Prefetch sets reading ahead as the engine does it.
+func (o *SimulateOptions) Prefetch(p Prefetch) {
+	o.Predict, o.Adapt, o.Predictor.WasteCost = p != PrefetchOff, p == PrefetchAuto, 0
+	if p == PrefetchOn {
+		o.Predictor.WasteCost = WasteNothing
+	}
+}
+
 // SimulateResult is what a replay gives. Seconds and tokens/s are 0 where every rate is.
 type SimulateResult struct {
-	Policy        string  `json:"policy"`
-	Places        int     `json:"places"`
-	Groups        int     `json:"groups"`
-	Predict       bool    `json:"predict"`
-	Passes        int     `json:"passes"`
-	SweepPasses   int     `json:"sweep_passes"` // of them, in the throughput regime
-	Tokens        int64   `json:"tokens"`
-	Uses          int64   `json:"uses"` // groups wanted, each once a layer and pass
-	Hits          int64   `json:"hits"` // in the cache without prediction's help
-	HitRate       float64 `json:"hit_rate"`
-	Ready         int64   `json:"ready"` // hits, and guesses that were read in time
-	Late          int64   `json:"late"`  // guesses under way when they were wanted
-	BytesRead     int64   `json:"bytes_read"`
-	BytesPerToken float64 `json:"bytes_per_token"`
-	Seconds       float64 `json:"seconds"`
-	WaitSeconds   float64 `json:"wait_seconds"` // for weights
-	TokensPerS    float64 `json:"tokens_per_s"`
+	Policy      string `json:"policy"`
+	Places      int    `json:"places"`
+	Ring        int    `json:"ring"`
+	Groups      int    `json:"groups"`
+	Predict     bool   `json:"predict"`
+	Passes      int    `json:"passes"`
+	SweepPasses int    `json:"sweep_passes"` // of them, in the throughput regime
+	Tokens      int64  `json:"tokens"`
+	Uses        int64  `json:"uses"` // groups wanted, each once a layer and pass
+	// Ready counts groups in memory when they were wanted, and HitRate is their share, as in the
+	// engine's figures. Hits are those of them that stayed from an earlier use, CacheRate their share:
+	// the two differ by what was read ahead in time.
+	Ready            int64   `json:"ready"`
+	HitRate          float64 `json:"hit_rate"`
+	Hits             int64   `json:"hits"`
+	CacheRate        float64 `json:"cache_rate"`
+	Late             int64   `json:"late"` // being read ahead when they were wanted
+	BytesRead        int64   `json:"bytes_read"`
+	BytesPerToken    float64 `json:"bytes_per_token"`
+	Seconds          float64 `json:"seconds"`
+	WaitSeconds      float64 `json:"wait_seconds"` // for weights
+	TokensPerS       float64 `json:"tokens_per_s"`
+	DecodeTokensPerS float64 `json:"decode_tokens_per_s"` // of the passes with a row a sequence
 	// Precision and Recall of what the next router was thought to choose, over all layers, whether
 	// it was acted on or not; and of the guesses that the predictor thought worth it.
 	RouterPrecision float64          `json:"router_precision"`
@@ -153,42 +93,48 @@ type SimulateResult struct {
 const depthDefault = 8
 
 // Simulate replays a trace: caches, reads and arithmetic of every layer of every pass, in simulated
-// seconds. Passes of SwitchRows rows or more run in the throughput regime. The disk serves one byte
-// stream at Bandwidth, with Depth reads under way; a layer computes what is there while it reads
-// what is not, in the order of arrival; guesses are read when no demand waits, until the next
-// router speaks. It is deterministic.
+// seconds, by the rules of the engine's tiers. Passes of SwitchRows rows or more run in the throughput
+// regime: each layer's router is not waited for to read all of the next one. The disk serves one byte
+// stream at Bandwidth, with Depth pieces under way; a layer computes what is there while it reads what
+// is not, in the order of arrival. It is deterministic.
 func Simulate(t *Trace, o SimulateOptions) (SimulateResult, error) {
 	s, err := newSimulation(t, o)
 	if err != nil {
 		return SimulateResult{}, err
 	}
 	first := int32(0)
-	for i, p := range t.passes {
+	for i := range t.passes {
 		if i == s.o.Skip {
 			s.restart()
 		}
-		s.pass(t.layers[first:p.end], int(p.rows))
-		first = p.end
+		s.weather(i)
+		if err := s.pass(&t.passes[i], t.layers[first:t.passes[i].end]); err != nil {
+			return SimulateResult{}, err
+		}
+		first = t.passes[i].end
 	}
 	return s.result(), nil
 }
 
-// simulation is the state of a replay.
+// simulation is the state of a replay. The time is the tier's.
 type simulation struct {
+	*tier
 	t         *Trace
 	o         SimulateOptions
 	r         SimulateResult
-	cache     *places
-	policy    Policy
 	predictor *Predictor
-	disk      disk
-	sweep     sweeper
-	now       float64 // the compute stream
-	began     float64
-	guessed   []guessed // in the cache for the next layer
-	arrivals  []arrival
-	missing   []int32
-	distinct  []bool // scratch: candidates of the next router
+	start     float64
+	began0    int64 // reads before counting began
+	regime    Regime
+	gap       float64
+	latency   float64 // as the recording run's reads were, with each; see Trace.fit
+	each      float64
+	decoded   int64
+	decode    float64 // seconds of passes with a row a sequence
+	distinct  []bool  // scratch: candidates of the next router
+	groups    []int
+	chances   []float64
+	experts32 []int32
 
 	named, namedHit, namedUsed int64 // of the router's candidates
 	made, madeHit, madeUsed    int64 // of the predictor's guesses
@@ -197,45 +143,24 @@ type simulation struct {
 	guessNamed                 []int32
 }
 
-type guessed struct {
-	group int32
-	ready float64
-}
-
-type arrival struct {
-	ready float64
-	rows  float64
-}
-
 func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
-	o.Ring, o.Depth = max(o.Ring, 1), cmpOr(o.Depth, depthDefault)
+	o.Ring, o.Depth = max(o.Ring, 1), cmp.Or(o.Depth, depthDefault)
+	o.GroupBytes = cmp.Or(o.GroupBytes, t.Shape.GroupBytes)
 	groups := t.Groups()
 	if o.Places < 0 || o.Places > groups || o.Ring > groups || o.Depth < 0 || o.Skip < 0 ||
+		o.Pieces < 0 || o.GroupBytes < 0 ||
 		o.Bandwidth < 0 || o.Latency < 0 || o.PassSeconds < 0 || o.GroupSeconds < 0 ||
 		o.RowSeconds < 0 {
 		return nil, fmt.Errorf("simulate: options out of range for %d groups: %+v", groups, o)
 	}
-	if o.Predict && o.Ring <= ringSectionsMin {
+	if o.Predict && o.Ring <= RingForDemand {
 		return nil, fmt.Errorf("simulate: prediction needs a ring of %d sections or more, since %d are "+
-			"left to demand; the ring has %d", ringSectionsMin+1, ringSectionsMin, o.Ring)
+			"left to demand; the ring has %d", RingForDemand+1, RingForDemand, o.Ring)
 	}
 	s := &simulation{t: t, o: o, distinct: make([]bool, t.Shape.Experts), guessLayer: -1}
-	counts, layerOf := o.Counts, make([]int32, groups)
-	for g := range layerOf {
-		layerOf[g] = int32(g / t.Shape.Experts)
-	}
-	if counts == nil {
-		counts = t.Counts()
-	}
-	if o.Policy == Optimum {
-		s.policy = newOptimum(t.uses, groups)
-	} else {
-		p, err := PolicyOptions{Groups: groups, LayerOf: layerOf, Places: o.Places,
-			Counts: counts}.New(o.Policy)
-		if err != nil {
-			return nil, err
-		}
-		s.policy = p
+	policy, err := s.newPolicy(groups)
+	if err != nil {
+		return nil, err
 	}
 	moored := o.Places
 	switch o.Policy {
@@ -244,136 +169,156 @@ func newSimulation(t *Trace, o SimulateOptions) (*simulation, error) {
 	case Optimum: // evicts what is used last again, wherever it is: no place is the hand's
 		moored += o.Ring
 	}
-	s.cache = newPlaces(o.Places+o.Ring, moored, groups, s.policy)
-	o.Predictor.Layers, o.Predictor.Experts, o.Predictor.Ranks = t.Shape.Layers, t.Shape.Experts,
+	s.tier = newTier(groups, t.Shape.Experts, o.Places+o.Ring, moored, policy)
+	s.places.unheld = o.Policy == Optimum
+	if o.Pieces > 0 {
+		s.disk = newShared(o, o.GroupBytes)
+	} else {
+		s.disk = &disk{bandwidth: o.Bandwidth, latency: o.Latency, bytes: o.GroupBytes,
+			depth: o.Depth}
+	}
+	s.tier.outcome = func(layer int, outcome Outcome) {
+		if o.Predict {
+			s.predictor.Outcome(layer, outcome, o.GroupBytes)
+		}
+	}
+	s.o.Predictor.Layers, s.o.Predictor.Experts, s.o.Predictor.Ranks = t.Shape.Layers, t.Shape.Experts,
 		t.Shape.TopK
-	s.predictor = NewPredictor(o.Predictor)
-	s.sweep = sweeper{free: make([]float64, max(o.Ring, ringSectionsMin)),
-		used: make([]bool, t.Shape.Experts)}
-	s.disk = disk{bandwidth: o.Bandwidth, latency: o.Latency, done: make([]float64, o.Depth)}
+	s.predictor = NewPredictor(s.o.Predictor)
+	if o.Recorded {
+		s.gap = seconds(t.gap())
+		s.latency, s.each = t.fit()
+	}
 	return s, nil
 }
 
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
+func (s *simulation) newPolicy(groups int) (Policy, error) {
+	if s.o.Policy == Optimum {
+		return newOptimum(s.t.uses, groups), nil
 	}
-	return b
+	counts, layerOf := s.o.Counts, make([]int32, groups)
+	for g := range layerOf {
+		layerOf[g] = int32(g / s.t.Shape.Experts)
+	}
+	if counts == nil {
+		counts = s.t.Counts()
+	}
+	return PolicyOptions{Groups: groups, LayerOf: layerOf, Places: s.o.Places,
+		Counts: counts}.New(s.o.Policy)
+}
+
+// weather makes the disk as slow as it was in the recorded pass.
+func (s *simulation) weather(pass int) {
+	if disk, ok := s.disk.(*shared); ok && s.o.Recorded {
+		disk.slow = s.t.slowness(pass, s.latency, s.each)
+	}
 }
 
 // restart begins to count.
 func (s *simulation) restart() {
-	s.r, s.began = SimulateResult{}, s.now
+	s.r, s.start, s.began0 = SimulateResult{}, s.now, s.began
+	s.hits, s.ready, s.late, s.decoded, s.decode = 0, 0, 0, 0, 0
 	s.named, s.namedHit, s.namedUsed, s.made, s.madeHit, s.madeUsed = 0, 0, 0, 0, 0, 0
 	s.predictor.outcome = [outcomes]int64{}
 }
 
-func (s *simulation) pass(layers []tracedLayer, rows int) {
+// pass replays a pass: what is outside of its layers, half of which comes before them, and the layers.
+func (s *simulation) pass(p *tracedPass, layers []tracedLayer) error {
 	s.r.Passes++
-	s.r.Tokens += int64(rows)
-	if RegimeOf(rows, s.t.Shape.Experts, s.t.Shape.TopK) == Throughput && !s.o.NoSweep {
+	s.r.Tokens += int64(p.rows)
+	s.regime = RegimeOf(int(p.rows), s.t.Shape.Experts, s.t.Shape.TopK)
+	if s.o.NoSweep {
+		s.regime = Latency
+	}
+	if s.regime == Throughput {
 		s.r.SweepPasses++
-		s.sweepPass(layers)
-		return
 	}
-	s.sweep.on = false
+	gapEnd := s.now + s.gap
+	outside := 0.0
+	if s.o.Recorded {
+		outside = seconds(p.figures.Outside)
+	}
+	waited, begun := s.r.WaitSeconds, s.now
+	s.advance(gapEnd + outside/2)
 	for i := range layers {
-		s.now += s.o.PassSeconds / float64(len(layers))
-		s.layer(&layers[i])
+		s.advance(s.now + s.before(&layers[i], len(layers)))
+		if err := s.layer(&layers[i]); err != nil {
+			return err
+		}
 	}
+	s.advance(s.now + outside/2)
+	if s.o.Predict && s.o.Adapt {
+		s.predictor.Passed(s.r.WaitSeconds-waited, s.now-gapEnd)
+	}
+	if p.decode {
+		s.decoded, s.decode = s.decoded+int64(p.rows), s.decode+s.now-begun
+	}
+	return nil
+}
+
+// before is the time until a layer's router has spoken.
+func (s *simulation) before(l *tracedLayer, layers int) float64 {
+	if s.o.Recorded {
+		return seconds(l.figures.Before)
+	}
+	return s.o.PassSeconds / float64(layers)
+}
+
+// work is the time that one of a layer's experts takes.
+func (s *simulation) work(l *tracedLayer, uses int) float64 {
+	if s.o.Recorded {
+		return seconds(l.figures.Experts) / float64(uses)
+	}
+	return s.o.GroupSeconds + float64(l.slots)/float64(uses)*s.o.RowSeconds
 }
 
 // layer replays one layer: the router has just spoken.
-func (s *simulation) layer(l *tracedLayer) {
+func (s *simulation) layer(l *tracedLayer) error {
 	uses := s.t.uses[l.usesAt:l.usesEnd]
-	s.judge(l, uses)
-	rows := float64(l.slots) / float64(len(uses))
-	s.arrivals, s.missing = s.arrivals[:0], s.missing[:0]
-	compute := s.now
-	for _, g := range uses {
-		s.r.Uses++
-		s.policy.Use(int(g))
-		switch ready, here := s.lookup(l, g); {
-		case !here:
-			s.missing = append(s.missing, g)
-		case ready <= s.now:
-			compute += s.o.GroupSeconds + rows*s.o.RowSeconds
-		default:
-			s.arrivals = append(s.arrivals, arrival{ready, rows})
+	work := s.work(l, len(uses))
+	s.r.Uses += int64(len(uses))
+	if s.regime == Latency {
+		s.judge(l, uses)
+	}
+	s.acquire(int(l.layer), uses)
+	s.foresee(l)
+	for {
+		if n := s.take(); n > 0 {
+			s.advance(s.now + float64(n)*work)
 		}
-	}
-	for _, g := range s.missing {
-		s.r.BytesRead += s.t.Shape.GroupBytes
-		s.arrivals = append(s.arrivals, arrival{s.disk.read(s.now, s.t.Shape.GroupBytes), rows})
-		s.cache.load(int(g)) // it is let go as soon as it is computed, so that it is not pinned
-	}
-	s.unpin(l, uses)
-	spoken := s.now
-	for _, a := range s.arrivals {
-		s.r.WaitSeconds += max(a.ready-compute, 0)
-		compute = max(compute, a.ready) + s.o.GroupSeconds + a.rows*s.o.RowSeconds
-	}
-	s.now = compute
-	s.ahead(l, spoken)
-}
-
-// lookup finds a group in memory or on its way.
-func (s *simulation) lookup(l *tracedLayer, g int32) (ready float64, here bool) {
-	i := s.cache.find(int(g))
-	if i == absent {
-		return 0, false
-	}
-	s.cache.sections[i].hot = true
-	s.pin(i)
-	at := slices.IndexFunc(s.guessed, func(x guessed) bool { return x.group == g })
-	if at < 0 {
-		s.r.Hits++
-		s.r.Ready++
-		return 0, true
-	}
-	ready = s.guessed[at].ready
-	s.guessed = slices.Delete(s.guessed, at, at+1)
-	outcome := Useful
-	if ready > s.now {
-		outcome = Late
-		s.r.Late++
-	} else {
-		s.r.Ready++
-	}
-	s.predictor.Outcome(int(l.layer), outcome, s.t.Shape.GroupBytes)
-	return ready, true
-}
-
-// pin keeps what a layer uses or is guessed to use until the layer is computed. The optimum is a
-// bound from above, and is not held by it.
-func (s *simulation) pin(section int) { s.cache.sections[section].pinned = s.o.Policy != Optimum }
-
-// unpin lets go of the layer's groups; guesses that are left were wrong.
-func (s *simulation) unpin(l *tracedLayer, uses []int32) {
-	for _, g := range uses {
-		if i := s.cache.find(int(g)); i != absent {
-			s.cache.sections[i].pinned = false
+		if len(s.pending) == 0 {
+			return nil
 		}
-	}
-	for _, x := range s.guessed {
-		s.predictor.Outcome(int(l.layer), Wasted, s.t.Shape.GroupBytes)
-		if i := s.cache.find(int(x.group)); i != absent {
-			s.cache.sections[i].pinned = false
+		s.retire()
+		if slices.ContainsFunc(s.pending, func(g int32) bool { return s.here(int(g)) }) {
+			continue
 		}
+		end, ok := s.disk.next()
+		if !ok {
+			return errors.New("simulate: nothing is on its way, and a layer waits")
+		}
+		s.r.WaitSeconds += max(end-s.now, 0)
+		s.advance(max(end, s.now))
 	}
-	s.guessed = s.guessed[:0]
 }
 
 // judge compares what was thought with what is.
 func (s *simulation) judge(l *tracedLayer, uses []int32) {
-	if s.guessLayer != l.layer {
-		s.predictor.Observe(int(l.layer), s.ids(uses))
-		return
+	s.experts32 = s.experts32[:0]
+	for _, g := range uses {
+		s.experts32 = append(s.experts32, g%int32(s.t.Shape.Experts))
+	}
+	if s.guessLayer == l.layer {
+		s.score(len(uses))
 	}
 	s.guessLayer = -1
+}
+
+// score counts how many of the guesses for a layer came true.
+func (s *simulation) score(uses int) {
 	clear(s.distinct)
-	for _, g := range uses {
-		s.distinct[int(g)%s.t.Shape.Experts] = true
+	for _, e := range s.experts32 {
+		s.distinct[e] = true
 	}
 	for _, g := range s.guesses {
 		s.made++
@@ -381,38 +326,40 @@ func (s *simulation) judge(l *tracedLayer, uses []int32) {
 			s.madeHit++
 		}
 	}
-	s.madeUsed += int64(len(uses))
-	if len(s.guessNamed) > 0 {
-		s.namedUsed += int64(len(uses))
-		seen := s.guessNamed[:0:0]
-		for _, e := range s.guessNamed {
-			if slices.Contains(seen, e) {
-				continue
-			}
-			seen = append(seen, e)
-			s.named++
-			if s.distinct[e] {
-				s.namedHit++
-			}
+	s.madeUsed += int64(uses)
+	if len(s.guessNamed) == 0 {
+		return
+	}
+	s.namedUsed += int64(uses)
+	seen := s.guessNamed[:0:0]
+	for _, e := range s.guessNamed {
+		if slices.Contains(seen, e) {
+			continue
+		}
+		seen = append(seen, e)
+		s.named++
+		if s.distinct[e] {
+			s.namedHit++
 		}
 	}
-	s.predictor.Observe(int(l.layer), s.ids(uses))
 }
 
-// ids turns groups into experts of their layer.
-func (s *simulation) ids(uses []int32) []int32 {
-	out := make([]int32, len(uses))
-	for i, g := range uses {
-		out[i] = g % int32(s.t.Shape.Experts)
+// foresee names what the next layer will want, as forward.ahead does: all of it in the throughput
+// regime, a guess in the other.
+func (s *simulation) foresee(l *tracedLayer) {
+	shape := s.t.Shape
+	s.groups, s.chances = s.groups[:0], s.chances[:0]
+	if s.regime == Throughput {
+		after := (int(l.layer) + 1) % shape.Layers
+		for e := range shape.Experts {
+			s.groups = append(s.groups, after*shape.Experts+e)
+		}
+		s.want(s.groups, ClassCertain, int64(l.layer)+1, nil)
+		return
 	}
-	return out
-}
-
-// ahead guesses the next layer, and reads guesses from the moment at which no demand waits until
-// the next router speaks.
-func (s *simulation) ahead(l *tracedLayer, spoken float64) {
+	s.predictor.Observe(int(l.layer), s.experts32)
 	next := int(l.layer) + 1
-	if next >= s.t.Shape.Layers {
+	if next >= shape.Layers {
 		return
 	}
 	s.guessNamed = s.t.named[l.named:l.namedEnd]
@@ -421,38 +368,24 @@ func (s *simulation) ahead(l *tracedLayer, spoken float64) {
 	if !s.o.Predict {
 		return
 	}
-	until := s.now + s.o.PassSeconds/float64(s.t.Shape.Layers)
 	for _, g := range s.guesses {
-		group := next*s.t.Shape.Experts + g.Expert
-		if i := s.cache.find(group); i != absent {
-			continue
-		}
-		i := absent
-		if s.disk.free(spoken) < until && len(s.guessed) < s.o.Ring-ringSectionsMin {
-			i = s.cache.loadSpare(group)
-		}
-		if i == absent {
-			s.predictor.Outcome(next, Cancelled, s.t.Shape.GroupBytes)
-			continue
-		}
-		s.pin(i)
-		s.r.BytesRead += s.t.Shape.GroupBytes
-		s.guessed = append(s.guessed, guessed{int32(group),
-			s.disk.read(spoken, s.t.Shape.GroupBytes)})
+		s.groups = append(s.groups, next*shape.Experts+g.Expert)
+		s.chances = append(s.chances, g.Probability)
 	}
+	s.want(s.groups, ClassPredicted, int64(next), s.chances)
 }
 
 func (s *simulation) result() SimulateResult {
 	r := s.r
-	r.Policy, r.Places, r.Groups = s.o.Policy, s.o.Places, s.t.Groups()
+	r.Policy, r.Places, r.Ring, r.Groups = s.o.Policy, s.o.Places, s.o.Ring, s.t.Groups()
 	r.Predict = s.o.Predict
-	r.Seconds = s.now - s.began
-	share := func(a, b int64) float64 { return float64(a) / float64(max(b, 1)) }
-	r.HitRate = share(r.Hits, r.Uses)
+	r.Hits, r.Ready, r.Late = s.hits, s.tier.ready, s.late
+	r.BytesRead = (s.began - s.began0) * s.o.GroupBytes
+	r.Seconds = s.now - s.start
+	r.HitRate, r.CacheRate = share(r.Ready, r.Uses), share(r.Hits, r.Uses)
 	r.BytesPerToken = share(r.BytesRead, r.Tokens)
-	if r.Seconds > 0 {
-		r.TokensPerS = float64(r.Tokens) / r.Seconds
-	}
+	r.TokensPerS = rate(r.Tokens, r.Seconds)
+	r.DecodeTokensPerS = rate(s.decoded, s.decode)
 	r.RouterPrecision, r.RouterRecall = share(s.namedHit, s.named), share(s.namedHit, s.namedUsed)
 	r.GuessPrecision, r.GuessRecall = share(s.madeHit, s.made), share(s.madeHit, s.madeUsed)
 	if s.o.Predict {
@@ -461,28 +394,3 @@ func (s *simulation) result() SimulateResult {
 	}
 	return r
 }
-
-// disk is a server of one byte stream with a number of reads under way.
-type disk struct {
-	bandwidth, latency float64
-	last               float64   // end of the last read
-	done               []float64 // ends of the last reads, a ring
-	at                 int
-}
-
-// read returns when a read that is asked for now will have ended. It starts when one of the depth
-// before it has ended, takes the latency, and its bytes follow those of the read before it.
-func (d *disk) read(now float64, bytes int64) float64 {
-	start := max(now, d.done[d.at])
-	end := max(start+d.latency, d.last)
-	if d.bandwidth > 0 {
-		end += float64(bytes) / d.bandwidth
-	}
-	d.last = end
-	d.done[d.at] = end
-	d.at = (d.at + 1) % len(d.done)
-	return end
-}
-
-// free is when everything asked for so far will have been read, if it is not yet.
-func (d *disk) free(now float64) float64 { return max(now, d.last) }

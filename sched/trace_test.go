@@ -15,6 +15,11 @@ func randomTrace(rng *rand.Rand) (TraceShape, []TracePass) {
 	s := TraceShape{Layers: 1 + rng.IntN(6), Experts: 2 + rng.IntN(300),
 		GroupBytes: rng.Int64N(1 << 30), DenseBytes: rng.Int64N(1 << 30)}
 	s.TopK = 1 + rng.IntN(min(s.Experts, 9))
+	if rng.IntN(2) == 0 {
+		s.Run = TraceRun{Sections: rng.IntN(9), Places: rng.IntN(99), Policy: "reuse"[:rng.IntN(6)],
+			Prefetch: Prefetch(rng.IntN(3)), BytesPerSecond: rng.Int64N(1 << 40),
+			Depth: rng.IntN(9), Pieces: rng.IntN(9)}
+	}
 	ids := func(n int) []int32 {
 		out := make([]int32, n)
 		for i := range out {
@@ -26,6 +31,10 @@ func randomTrace(rng *rand.Rand) (TraceShape, []TracePass) {
 	for i := range passes {
 		rows := 1 + rng.IntN(5)
 		p := TracePass{Rows: rows, Sequences: 1 + rng.IntN(rows)}
+		if rng.IntN(2) == 0 {
+			p.Figures = PassFigures{rng.Int64N(1e9), rng.Int64N(1e9), rng.Int64N(1e9),
+				ReadFigures{rng.Int64N(9), [FillsMax]int64{rng.Int64N(1e9), rng.Int64N(9)}}}
+		}
 		for l := range s.Layers {
 			switch rng.IntN(4) {
 			case 0:
@@ -33,7 +42,8 @@ func randomTrace(rng *rand.Rand) (TraceShape, []TracePass) {
 				p.Layers = append(p.Layers, TraceLayer{Layer: l, IDs: ids(rows)})
 			default:
 				p.Layers = append(p.Layers, TraceLayer{Layer: l, IDs: ids(rows * s.TopK),
-					Predicted: ids(rows * s.TopK)})
+					Predicted: ids(rows * s.TopK),
+					Figures:   LayerFigures{rng.Int64N(1e9), rng.Int64N(1e9), rng.Int64N(2), 1, 0}})
 			}
 		}
 		passes[i] = p
@@ -53,9 +63,12 @@ func writeTrace(t testing.TB, s TraceShape, passes []TracePass) []byte {
 			t.Fatal(err)
 		}
 		for _, l := range p.Layers {
-			if err := w.Layer(l.Layer, l.IDs, l.Predicted); err != nil {
+			if err := w.Layer(l); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := w.Done(p.Figures); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -89,12 +102,12 @@ func equalPasses(a, b []TracePass) bool {
 	}
 	for i := range a {
 		if a[i].Rows != b[i].Rows || a[i].Sequences != b[i].Sequences ||
-			len(a[i].Layers) != len(b[i].Layers) {
+			a[i].Figures != b[i].Figures || len(a[i].Layers) != len(b[i].Layers) {
 			return false
 		}
 		for j, x := range a[i].Layers {
 			y := b[i].Layers[j]
-			if x.Layer != y.Layer || !reflect.DeepEqual(x.IDs, y.IDs) ||
+			if x.Layer != y.Layer || x.Figures != y.Figures || !reflect.DeepEqual(x.IDs, y.IDs) ||
 				len(x.Predicted) != len(y.Predicted) ||
 				len(x.Predicted) > 0 && !reflect.DeepEqual(x.Predicted, y.Predicted) {
 				return false
@@ -138,7 +151,14 @@ func TestTraceReaderPassesErrorsOn(t *testing.T) {
 	if !errors.Is(err, broken) || len(got) != 1 {
 		t.Errorf("%v, %d passes", err, len(got))
 	}
-	for _, bad := range []string{"", "MRTRACF\x01", "MRTRACE\x02\x01\x01\x01\x00\x00",
+	for _, bad := range []string{"", "MRTRACF\x01", "MRTRACE\x00\x01\x01\x01\x00\x00",
+		"MRTRACE\x03\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00",            // a later version
+		"MRTRACE\x02\x01\x01\x01\x00\x00\x00\x00\x03\x00\x00\x00\x00",    // prefetch 3
+		"MRTRACE\x02\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x21",    // a long name
+		"MRTRACE\x02\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x05lru", // a name cut off
+		"MRTRACE\x01\x01\x01\x01\x00\x00\x01\x01\x01\x01\x02\x00",        // figures in version 1
+		// figures that say nothing
+		"MRTRACE\x02\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x01\x01\x01\x02\x00\x00\x00\x00\x00\x00",
 		"MRTRACE\x01\x01\x01\x02\x00\x00", "MRTRACE\x01\x00\x01\x01\x00\x00",
 		"MRTRACE\x01\x81\x00\x01\x01\x00\x00", "MRTRACE\x01\x01\x01\x01\x00\x00\x01\x02",
 		"MRTRACE\x01\x01\x01\x01\x00\x00\x01\x01\x01\x01\x00\x05\x00",
@@ -171,7 +191,7 @@ func TestTraceWriterRefusesWhatCannotBe(t *testing.T) {
 		if err := w.Pass(1, 1); err != nil {
 			t.Fatal(err)
 		}
-		err = w.Layer(c.layer, c.ids, c.predicted)
+		err = w.Layer(TraceLayer{Layer: c.layer, IDs: c.ids, Predicted: c.predicted})
 		if !errors.Is(err, ErrTrace) || !errors.Is(w.Flush(), ErrTrace) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -181,7 +201,7 @@ func TestTraceWriterRefusesWhatCannotBe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Layer(0, []int32{1, 2}, nil); !errors.Is(err, ErrTrace) {
+		if err := w.Layer(TraceLayer{IDs: []int32{1, 2}}); !errors.Is(err, ErrTrace) {
 			t.Errorf("a layer before a pass: %v", err)
 		}
 		if err := w.Pass(n[0], n[1]); !errors.Is(err, ErrTrace) {
@@ -201,7 +221,8 @@ func TestTraceWriterAllocatesNothing(t *testing.T) {
 	ids := make([]int32, 2*512)
 	if n := testing.AllocsPerRun(200, func() {
 		w.Pass(512, 1)
-		w.Layer(1, ids, ids)
+		w.Layer(TraceLayer{Layer: 1, IDs: ids, Predicted: ids, Figures: LayerFigures{Before: 1}})
+		w.Done(PassFigures{Outside: 1})
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -221,14 +242,19 @@ func FuzzTraceReader(f *testing.F) {
 		f.Add(writeTrace(f, s, passes))
 	}
 	f.Add([]byte("MRTRACE\x01\xff\xff\xff\xff"))
+	f.Add([]byte("MRTRACE\x01\x02\x04\x02\xe8\x07\x00\x01\x01\x01\x02\x01\x00\x01\x02\x03\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s, passes, err := readTrace(bytes.NewReader(text))
 		if err != nil {
 			return
 		}
 		again := writeTrace(t, s, passes)
-		if !bytes.Equal(again, text) {
-			t.Errorf("%q comes back as %q", text, again)
+		if shape, got, err := readTrace(bytes.NewReader(again)); err != nil || shape != s ||
+			!equalPasses(got, passes) {
+			t.Errorf("%v: %q comes back as %q", err, text, again)
+		}
+		if text[len(traceMagic)] == traceVersion && !bytes.Equal(again, text) {
+			t.Errorf("%q is written as %q", text, again)
 		}
 		trace, err := ReadTrace(bytes.NewReader(text))
 		if err != nil {

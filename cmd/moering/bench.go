@@ -52,9 +52,11 @@ func (c *benchCommand) Run(a *app, ctx *runContext) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %s, prefetch %s\n",
-		r.Device, r.Threads, orAuto(r.Reader), r.DirectIO, r.Prefetch)
-	fmt.Fprintf(a.stderr, "budget: %s\n", describePlan(r.Plan))
+	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %s, prefetch %s, policy %s, "+
+		"checksums %s\n", r.Device, r.Threads, orAuto(r.Reader), r.DirectIO, r.Prefetch, r.Policy,
+		describeChecksums(r.Checksums, r.Verify))
+	a.listed(r.Chosen)
+	a.budgeted(r.Plan)
 	if c.JSON {
 		return a.printJSON(r)
 	}
@@ -83,12 +85,44 @@ func (a *app) printBench(r engine.BenchResult) error {
 	_, err := fmt.Fprintf(a.stdout, "sequences %d, median of %d repetitions\n"+
 		"prefill   %.1f tokens/s (%d each)\n"+
 		"decode    %.1f tokens/s (%d each)\n"+
-		"read      %s a token, %s/s\n"+
-		"hit rate  %.1f %%\n"+
+		"read      %s a token, %s/s%s\n"+
+		"hit rate  %.1f %%%s\n"+
+		"guesses   %s\n"+
 		"waiting   %.1f %%\n"+
 		"memory    %s at most, of %s\n",
 		r.BenchSetup.Sequences, r.Repetitions, r.PrefillTokensPerS, r.PromptTokens, r.DecodeTokensPerS,
-		r.GenTokens, formatBytes(r.BytesReadPerToken), formatBytes(r.ReadBytesPerS), 100*r.HitRate,
-		100*r.WaitShare, formatBytes(float64(r.MemoryPeak)), formatBytes(float64(r.Budget)))
+		r.GenTokens, formatBytes(r.BytesReadPerToken), formatBytes(r.ReadBytesPerS),
+		describeReading("; ", r.ReadBusyBytesPerS, r.ProbeBytesPerS), 100*r.HitRate,
+		describeHost(r.Plan, r.HostHitRate), describeGuesses(r.Precision, r.Recall), 100*r.WaitShare,
+		formatBytes(float64(r.MemoryPeak)), formatBytes(float64(r.Budget)))
 	return err
+}
+
+// describeReading puts the speed of reading, while anything was read, beside the probe's; "" if nothing
+// was.
+func describeReading(before string, speed, probe float64) string {
+	if speed <= 0 {
+		return ""
+	}
+	s := before + formatBytes(speed) + "/s while reading"
+	if probe > 0 {
+		s += fmt.Sprintf(", %.0f %% of the probe's %s/s", 100*speed/probe, formatBytes(probe))
+	}
+	return s
+}
+
+// describeHost is the hit rate of the host's tier, of a device that has a memory of its own.
+func describeHost(p engine.Plan, hits float64) string {
+	if p.HostBudget == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" on the device, %.1f %% of the rest in host memory", 100*hits)
+}
+
+// describeGuesses is how well the next layer's experts were foreseen.
+func describeGuesses(precision, recall float64) string {
+	if precision == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("precision %.1f %%, recall %.1f %%", 100*precision, 100*recall)
 }

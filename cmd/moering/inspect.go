@@ -86,6 +86,9 @@ func (a *app) printInspection(i engine.Info, p engine.Plan) error {
 	row("  KV cache", "%s for %d tokens", b(p.KV), p.KVTokens)
 	row("  ring", "%s in %d sections", b(p.Ring), p.Sections)
 	row("  expert cache", "%s for %d of %d groups", b(p.Cache), p.CacheSlots, p.Groups)
+	if p.Floods() {
+		row("", "fewer than the %d that one token uses", p.Cycle)
+	}
 	row("  work", "%s for passes of %d tokens", b(p.Work), p.Chunk)
 	row("  program", "%s", b(p.Reserve))
 	row("experts", "%s", map[bool]string{true: "all fit", false: "stream from disk"}[p.Resident])

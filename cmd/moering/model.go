@@ -27,7 +27,7 @@ type modelFlags struct {
 	Reader   string `enum:"auto,uring,pread" default:"auto" help:"How to read: auto, uring, pread."`
 	Policy   string `default:"auto" placeholder:"NAME" help:"Who leaves the expert cache: auto, reuse, lfu, tinylfu, stale, lru, clock."`
 	KVType   string `name:"kv-type" enum:"f32,f16,q8_0" default:"f32" help:"Storage of keys and values: f32, f16, q8_0; the smaller ones round."`
-	Checksum string `enum:"first,always,off" default:"first" help:"Check groups of packed models when read: first, always, off."`
+	Checksum string `enum:"always,first,off" default:"always" help:"Check what is read of packed models: always, first (only first reads), off."`
 
 	CuBLASLt string `name:"cublaslt" enum:"off,faster,always" default:"off" help:"Let cuBLASLt have large F16 and BF16 products on a GPU: off, faster, always; the last bits then depend on the batch."`
 
@@ -79,7 +79,7 @@ func (f *modelFlags) open(a *app) (*engine.Engine, error) {
 		return nil, err
 	}
 	p.close()
-	a.decided(e.Info(), e.Plan(), e.Options())
+	a.decided(e)
 	return e, nil
 }
 
@@ -122,11 +122,43 @@ func (a *app) logger() *slog.Logger {
 }
 
 // decided says on standard error what runs, on what, and how the budget is split.
-func (a *app) decided(info engine.Info, plan engine.Plan, o engine.Options) {
+func (a *app) decided(e *engine.Engine) {
+	info, plan, o := e.Info(), e.Plan(), e.Options()
 	fmt.Fprintf(a.stderr, "model: %s\n", describeModel(info))
-	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %v, prefetch %v, policy %s\n",
-		plan.Device, o.Threads, orAuto(o.Reader), o.DirectIO, o.Prefetch, orAuto(o.Policy))
+	fmt.Fprintf(a.stderr, "device: %s, %d threads; reader %s, direct I/O %v, prefetch %v, policy %s, "+
+		"checksums %s\n", plan.Device, o.Threads, orAuto(o.Reader), o.DirectIO, o.Prefetch,
+		orAuto(o.Policy), describeChecksums(info.Checksums, o.Verify))
+	a.listed(e.Chosen())
+	a.budgeted(plan)
+}
+
+func (a *app) listed(lines []string) {
+	for _, line := range lines {
+		fmt.Fprintln(a.stderr, line)
+	}
+}
+
+// budgeted says how the budget is split, and when the split is an unlucky one.
+func (a *app) budgeted(plan engine.Plan) {
 	fmt.Fprintf(a.stderr, "budget: %s\n", describePlan(plan))
+	if plan.Floods() {
+		fmt.Fprintf(a.stderr, "cache: its %d places are fewer than the %d experts that one token uses in "+
+			"all layers; recency would never hit, and the default policy keeps what is likely used "+
+			"soonest\n", plan.Sections+plan.CacheSlots, plan.Cycle)
+	}
+}
+
+// describeChecksums says when they are compared; only packed files have them.
+func describeChecksums(has bool, when string) string {
+	switch {
+	case !has:
+		return "none"
+	case when == "off":
+		return "ignored"
+	case when == "first":
+		return "at first reads"
+	}
+	return "at every read"
 }
 
 func orAuto(s string) string {

@@ -150,7 +150,12 @@ type runFigures struct {
 	BytesReadPerToken float64      `json:"bytes_read_per_token"` // while decoding
 	BytesRead         int64        `json:"bytes_read"`           // in all
 	HitRate           float64      `json:"hit_rate"`
+	HostHitRate       float64      `json:"host_hit_rate"`
 	WaitShare         float64      `json:"wait_share"`
+	ReadBytesPerS     float64      `json:"read_bytes_per_s"`  // while at least one read was under way
+	ProbeBytesPerS    float64      `json:"probe_bytes_per_s"` // 0: the disk was not probed
+	Precision         float64      `json:"precision"`         // of guesses which experts come next
+	Recall            float64      `json:"recall"`
 	MemoryPeak        int64        `json:"memory_peak_bytes"`
 	ExpertBytes       int64        `json:"expert_bytes"`
 	Plan              engine.Plan  `json:"plan"`
@@ -161,7 +166,9 @@ func (g *generation) figures() runFigures {
 	now := g.engine.Stats()
 	all := now.Sub(g.before)
 	f := runFigures{PromptTokens: g.promptTokens, GenTokens: len(g.tokens), BytesRead: all.BytesRead,
-		HitRate: all.HitRate(), WaitShare: all.WaitShare(), MemoryPeak: now.PeakMemory,
+		HitRate: all.HitRate(), HostHitRate: all.HostHitRate(), WaitShare: all.WaitShare(),
+		ReadBytesPerS: all.ReadBytesPerS(), ProbeBytesPerS: all.ProbeBytesPerS,
+		Precision: all.Precision(), Recall: all.Recall(), MemoryPeak: now.PeakMemory,
 		ExpertBytes: g.engine.Info().ExpertBytes, Plan: g.engine.Plan(), Stats: all}
 	if g.prefill > 0 {
 		f.PrefillTokensPerS = float64(g.promptTokens) / g.prefill.Seconds()
@@ -198,13 +205,15 @@ func (g *generation) report(failed error) error {
 func (f runFigures) String() string {
 	b := func(n int64) string { return formatBytes(float64(n)) }
 	return fmt.Sprintf("experts: %s on disk, %s of ring and cache; %s streamed, %s a token; "+
-		"hit rate %.1f %%\n"+
+		"hit rate %.1f %%%s\n"+
+		"foresight: %s; %d read ahead, %d of them used%s\n"+
 		"speed: %d prompt tokens at %.1f/s, %d generated at %.1f/s; waiting %.1f %%; "+
 		"peak memory %s of %s",
 		b(f.ExpertBytes), b(f.Plan.Ring+f.Plan.Cache), b(f.BytesRead),
-		formatBytes(f.BytesReadPerToken), 100*f.HitRate,
-		f.PromptTokens, f.PrefillTokensPerS, f.GenTokens, f.DecodeTokensPerS, 100*f.WaitShare,
-		b(f.MemoryPeak), b(f.Plan.Budget))
+		formatBytes(f.BytesReadPerToken), 100*f.HitRate, describeHost(f.Plan, f.HostHitRate),
+		describeGuesses(f.Precision, f.Recall), f.Stats.Prefetched, f.Stats.PrefetchUseful,
+		describeReading("; ", f.ReadBytesPerS, f.ProbeBytesPerS), f.PromptTokens, f.PrefillTokensPerS,
+		f.GenTokens, f.DecodeTokensPerS, 100*f.WaitShare, b(f.MemoryPeak), b(f.Plan.Budget))
 }
 
 // jsonToken is a token in the JSON output.

@@ -73,6 +73,7 @@ func TestSimulateTakesWhatACutTraceHolds(t *testing.T) {
 		{exitUsage, []string{good, "--cache", "3/2"}},
 		{exitUsage, []string{good, "--cache", "9"}},
 		{exitUsage, []string{good, "--cache", "lots"}},
+		{exitUsage, []string{good, "--cache", "run"}},
 		{exitUsage, []string{good, "--ring", "99"}},
 		{exitUsage, []string{good, "--prefetch", "on"}},
 		{exitUsage, []string{good, "--profile-trace", writeSmallTrace(t, bytes.Replace(text,
@@ -82,5 +83,28 @@ func TestSimulateTakesWhatACutTraceHolds(t *testing.T) {
 			c.want {
 			t.Errorf("%v: exit code %d, %s", c.args, code, stderr)
 		}
+	}
+}
+
+// Without flags a trace is replayed against the cache, policy and disk of the run that recorded it, and
+// the two are put side by side.
+func TestSimulateReplaysTheRecordingRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trace")
+	object(t, "run", "-m", tiny, "-n", "8", "--json", "--ignore-eos", "--ram", "84MiB", "--routing-trace",
+		path, "func main() {")
+	v := object(t, "simulate", path, "--json", "--policy", "reuse")
+	recorded, replayed := v["recorded"].(map[string]any), v["replayed"].(map[string]any)
+	if recorded["sections"].(float64) < 2 || recorded["policy"] != "reuse" ||
+		recorded["tokens_per_s"].(float64) <= 0 || replayed["tokens_per_s"].(float64) <= 0 ||
+		recorded["uses"] != replayed["uses"] {
+		t.Errorf("recorded %v, replayed %v", recorded, replayed)
+	}
+	results := v["results"].([]any)
+	if first := results[0].(map[string]any); len(results) != 4 || first["places"] != recorded["places"] {
+		t.Errorf("%v", results)
+	}
+	code, _, info := call(t, t.Context(), "simulate", path, "--policy", "reuse")
+	if code != exitOK || !strings.Contains(info, "measured :") || !strings.Contains(info, "simulated:") {
+		t.Errorf("exit code %d, %s", code, info)
 	}
 }

@@ -75,6 +75,16 @@ func prepare(names []string, kind string, o Options, open opener) (files, *queue
 	if err != nil {
 		return nil, nil, joinClose(err, fs)
 	}
+	if c := cached(fs, devices, o); c.faster {
+		if fs, err = c.reopen(fs, devices, o); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range fs {
+		if err := fs[i].closeCache(); err != nil {
+			return nil, nil, joinClose(err, fs)
+		}
+	}
 	return fs, newQueue(fs.names(), laneOf, devices, fs.align(), o), nil
 }
 

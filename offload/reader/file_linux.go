@@ -12,6 +12,8 @@ import (
 type file struct {
 	name   string
 	fd     int
+	cache  int // if both: a second descriptor, for reads through the page cache
+	both   bool
 	align  int    // what direct reads ask for, in bytes
 	direct bool   // reads bypass the page cache
 	reason string // why they do not, if that was wished for
@@ -21,8 +23,9 @@ type file struct {
 }
 
 // openFile opens a regular file, for direct reads unless the file system refuses them. The reason
-// for that is kept; it is an error only that a file cannot be read at all.
-func openFile(name string, buffered bool) (file, error) {
+// for that is kept; it is an error only that a file cannot be read at all. With keep, a file that is
+// read directly can be read through the page cache too, by readCached.
+func openFile(name string, buffered, keep bool) (file, error) {
 	f := file{name: name, fd: -1, align: Align}
 	fd, err := open(name, 0)
 	if err != nil {
@@ -44,8 +47,12 @@ func openFile(name string, buffered bool) (file, error) {
 	if buffered {
 		f.reason = "buffered reads were asked for"
 	} else if direct, reason := openDirect(&f, &stat); reason == "" {
-		unix.Close(fd)
 		f.fd, f.direct = direct, true
+		if f.both = keep; keep {
+			f.cache = fd
+		} else {
+			unix.Close(fd)
+		}
 		return f, nil
 	} else {
 		f.reason = reason
@@ -110,6 +117,21 @@ func (f *file) readAt(buf []byte, offset int64) (int, error) {
 	return unix.Pread(f.fd, buf, offset)
 }
 
+// readCached reads what is in the page cache and nothing else.
+func (f *file) readCached(buf []byte, offset int64) (int, error) {
+	fd := f.fd
+	if f.both {
+		fd = f.cache
+	} else if f.direct {
+		return 0, errNotCached
+	}
+	n, err := unix.Preadv2(fd, [][]byte{buf}, offset, unix.RWF_NOWAIT)
+	if err != nil {
+		return 0, errNotCached
+	}
+	return n, nil
+}
+
 // system names the file system that the file is on, by kind and identity.
 func (f *file) system() string {
 	var stat unix.Statfs_t
@@ -127,5 +149,16 @@ func mapMemory(bytes int) ([]byte, error) {
 // unmapMemory gives it back.
 func unmapMemory(b []byte) { _ = unix.Munmap(b) } // fails only for memory that is not mapped
 
-// close closes the descriptor.
-func (f *file) close() error { return unix.Close(f.fd) }
+// close closes the descriptors.
+func (f *file) close() error {
+	return errors.Join(unix.Close(f.fd), f.closeCache())
+}
+
+// closeCache ends readCached of a file that is read directly.
+func (f *file) closeCache() (err error) {
+	if f.both {
+		err = unix.Close(f.cache)
+	}
+	f.both = false
+	return err
+}

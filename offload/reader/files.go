@@ -15,7 +15,7 @@ func openFiles(names []string, o Options) (files, error) {
 	}
 	all := make(files, 0, len(names))
 	for _, name := range names {
-		f, err := openFile(name, o.Buffered)
+		f, err := openFile(name, o.Buffered, o.PageCache)
 		if err != nil {
 			return nil, errors.Join(err, all.close())
 		}

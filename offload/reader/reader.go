@@ -124,11 +124,14 @@ type Reader interface {
 
 // Options of all readers. The zero value works; it is checked once, at open.
 type Options struct {
-	Kind          string // for Open: KindAuto (also ""), KindUring, KindPread or KindSim
-	Buffered      bool   // read through the page cache
-	Depth         int    // pieces in flight on each device; 0: by the probe, else DepthDefault
-	ChunkBytes    int    // largest piece, a multiple of Align; 0: by the probe, else the default
-	QueueRequests int    // that wait, by class and device; 0: QueueRequestsDefault; at least Depth
+	Kind     string // for Open: KindAuto (also ""), KindUring, KindPread or KindSim
+	Buffered bool   // read through the page cache
+	// PageCache lets Open choose to read through the page cache: where that holds the files and is
+	// measured to be faster than the device by its probe. Who sets it knows that it has room for them.
+	PageCache     bool
+	Depth         int // pieces in flight on each device; 0: by the probe, else DepthDefault
+	ChunkBytes    int // largest piece, a multiple of Align; 0: by the probe, else the default
+	QueueRequests int // that wait, by class and device; 0: QueueRequestsDefault; at least Depth
 	// Timeout is how long a piece may take, retries included; 0 means for ever.
 	Timeout time.Duration
 	// CloseWait bounds how long Close waits for stranded memory; 0 means CloseWaitDefault.

@@ -115,32 +115,32 @@ func packError(err error) error {
 // VerifyMode says when bytes are compared with their checksums.
 type VerifyMode int
 
-// The modes; the zero value checks what is read for the first time.
+// The modes; the zero value checks every read (docs/decisions/0018-every-read-is-checked.md).
 const (
-	VerifyFirst VerifyMode = iota
-	VerifyAlways
+	VerifyAlways VerifyMode = iota
+	VerifyFirst             // what was found right once is believed from then on
 	VerifyOff
 )
 
-// String returns "first", "always" or "off".
+// String returns "always", "first" or "off".
 func (v VerifyMode) String() string {
 	switch v {
-	case VerifyAlways:
-		return "always"
+	case VerifyFirst:
+		return "first"
 	case VerifyOff:
 		return "off"
 	}
-	return "first"
+	return "always"
 }
 
 // ParseVerifyMode reads what String prints.
 func ParseVerifyMode(s string) (VerifyMode, error) {
-	for _, v := range []VerifyMode{VerifyFirst, VerifyAlways, VerifyOff} {
+	for _, v := range []VerifyMode{VerifyAlways, VerifyFirst, VerifyOff} {
 		if s == v.String() {
 			return v, nil
 		}
 	}
-	return VerifyFirst, usageError("", "", "%s is none of first, always, off", quoted(s))
+	return VerifyAlways, usageError("", "", "%s is none of always, first, off", quoted(s))
 }
 
 // Integrity compares what was read of a model with the checksums of its file. All methods are safe

@@ -34,6 +34,10 @@ func (f *Forward) single(ctx context.Context, l, rows int, dense *weights.Acquis
 func (f *Forward) sparse(ctx context.Context, l, rows int, dense *weights.Acquisition) error {
 	m, w, s := f.Model, &f.layer, f.stream
 	guess := f.guesses(l)
+	recorded := f.Routes != nil
+	if recorded {
+		f.record.layer(time.Now())
+	}
 	f.route(l, rows, guess)
 	if m.SharedWidth > 0 {
 		f.ops.shared[0] = kernels.Expert{Gate: w.SharedGate, Up: w.SharedUp, Down: w.SharedDown,
@@ -51,7 +55,13 @@ func (f *Forward) sparse(ctx context.Context, l, rows int, dense *weights.Acquis
 		f.OnRoute(l, ids, f.probs.host.Float32s()[:rows*m.TopK])
 	}
 	f.routes.build(ids, m, l)
+	if recorded {
+		f.record.spoken(time.Now(), f.Experts.Counters())
+	}
 	a := f.Experts.Acquire(f.routes.groups)
+	if recorded {
+		f.record.acquired(f.Experts.Counters())
+	}
 	f.ahead(l, rows, ids, guess)
 	if err := f.experts(ctx, a, m.ExpertWidth, nil); err != nil {
 		return err
@@ -63,6 +73,9 @@ func (f *Forward) sparse(ctx context.Context, l, rows int, dense *weights.Acquis
 	}
 	f.ops.combine = c
 	s.Run(&f.ops.combine)
+	if recorded {
+		return f.recordLayer(l, rows, guess)
+	}
 	return nil
 }
 
@@ -108,9 +121,6 @@ func (f *Forward) ahead(l, rows int, ids []int32, guess bool) {
 	var next []int32
 	if guess {
 		next = f.nextIDs.host.Int32s()[:rows*m.TopK]
-	}
-	if f.Routes != nil {
-		f.routeErr = join(f.routeErr, f.Routes.Layer(l, ids, next))
 	}
 	if f.Experts.Complete() {
 		return
@@ -188,22 +198,26 @@ func (f *Forward) Prediction() (r sched.PredictorReport) {
 	return r
 }
 
-// adapt tells the predictor how busy the disk is: while passes wait for it, a wasted read costs what a
-// useful one saves; while they do not, next to nothing.
+// adapt tells the predictor how busy the disk is.
 func (f *Forward) adapt(pass time.Duration) {
 	if f.Predictor == nil || !f.Adapt {
 		return
 	}
 	wait := f.Experts.Counters().Wait
-	share := min(float64(wait-f.waited)/float64(max(pass, 1)), 1)
-	f.waited = wait
-	f.waitShare += (share - f.waitShare) * waitMemory
 	f.booksMu.Lock()
-	f.Predictor.SetWasteCost(max(f.waitShare, wasteCostLeast))
+	f.Predictor.Passed(float64(wait-f.waited), float64(pass))
 	f.booksMu.Unlock()
+	f.waited = wait
 }
 
-const (
-	waitMemory     = 1. / 16 // weight of the last pass in the share of waiting
-	wasteCostLeast = 0.05
-)
+// Guesses counts, over all passes, the experts that were guessed and worth reading ahead, those of them
+// that were used, and all that were used in layers with a guess. It allocates nothing, and is safe for
+// concurrent use with Run.
+func (f *Forward) Guesses() (guessed, came, used int64) {
+	f.booksMu.Lock()
+	defer f.booksMu.Unlock()
+	if f.Predictor != nil {
+		guessed, came, used = f.Predictor.Counts()
+	}
+	return guessed, came, used
+}

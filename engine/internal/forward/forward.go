@@ -57,11 +57,11 @@ type Forward struct {
 	routes  routes
 	ops     ops
 	// booksMu guards the predictor.
-	booksMu   sync.Mutex
-	waited    time.Duration
-	waitShare float64
+	booksMu sync.Mutex
+	waited  time.Duration
 	// routeErr is the first failure of writing Routes.
 	routeErr error
+	record   record
 }
 
 // ops are the ops as they are passed to the stream: reused, so that a pass allocates none.
@@ -133,6 +133,7 @@ func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, r
 	}
 	if f.Routes != nil {
 		f.routeErr = join(f.routeErr, f.Routes.Pass(rows, sequences(b)))
+		f.record.begin(start, f.Experts.Counters())
 	}
 	f.begin(b)
 	for l := range f.Model.Layers {
@@ -148,7 +149,11 @@ func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, r
 	now := time.Now()
 	f.Trace.Span(trace.Passes, f.regime.String(), rows, -1, 0, start, now)
 	f.adapt(now.Sub(start))
-	return join(err, f.stream.Sync())
+	err = join(err, f.stream.Sync())
+	if f.Routes != nil && err == nil {
+		f.routeErr = join(f.routeErr, f.Routes.Done(f.record.end(time.Now(), f.Experts.Counters())))
+	}
+	return err
 }
 
 // RouteErr is the first failure of writing the routing trace.

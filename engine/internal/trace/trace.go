@@ -44,10 +44,9 @@ type Recorder struct {
 func New(w io.Writer, start time.Time) *Recorder {
 	r := &Recorder{w: bufio.NewWriterSize(w, 64<<10), start: start}
 	r.line = append(r.line, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"...)
+	r.line = append(r.line, `{"ph":"M","pid":1,"name":"process_name","args":{"name":"moering"}}`...)
 	for l := range lanes {
-		if l > 0 {
-			r.line = append(r.line, ",\n"...)
-		}
+		r.line = append(r.line, ",\n"...)
 		r.line = append(r.line, `{"ph":"M","pid":1,"name":"thread_name","tid":`...)
 		r.line = strconv.AppendInt(r.line, int64(l), 10)
 		r.line = append(r.line, `,"args":{"name":"`...)
@@ -91,7 +90,7 @@ func (r *Recorder) Now() (t time.Time) {
 }
 
 // Span records what went on in a lane from start to end: for a layer, an expert of it (-1: none), and
-// bytes (0: none).
+// bytes (0: none). In the lane of passes, layer is the number of rows.
 func (r *Recorder) Span(l Lane, name string, layer, expert int, bytes int64, start, end time.Time) {
 	if r == nil {
 		return
@@ -105,7 +104,7 @@ func (r *Recorder) Span(l Lane, name string, layer, expert int, bytes int64, sta
 	b = strconv.AppendInt(b, int64(l), 10)
 	b = append(b, `,"name":"`...)
 	b = append(b, name...)
-	b = append(b, ` L`...)
+	b = append(b, spanWord(l)...)
 	b = strconv.AppendInt(b, int64(layer), 10)
 	if expert >= 0 {
 		b = append(b, ` E`...)
@@ -122,6 +121,14 @@ func (r *Recorder) Span(l Lane, name string, layer, expert int, bytes int64, sta
 	}
 	r.line = append(b, '}')
 	r.write()
+}
+
+// spanWord says what the number behind a span's name is.
+func spanWord(l Lane) string {
+	if l == Passes {
+		return ", rows "
+	}
+	return " L"
 }
 
 func microseconds(b []byte, d time.Duration) []byte {

@@ -88,9 +88,7 @@ func (t *Tier) spoken(layer int) {
 		}
 		if _, ready := t.ring.Find(f.group); !ready && t.source.drop(f) {
 			t.outcome(f.group, sched.Cancelled)
-			t.busy--
-			t.lanes[f.lane] = false
-			t.plan.Done(f.group)
+			t.ended(f)
 			f.err = errDropped
 		} else {
 			t.outcome(f.group, sched.Wasted)

@@ -41,7 +41,7 @@ func (b *belowSource) start(f *fill) {
 		t.counters.Misses++
 		t.above[f.group] = f
 		t.plan.Want(f.group, f.class, 0, 1)
-		t.plan.Allow(guessesMax)
+		t.plan.Allow(sched.GuessesMax)
 		t.pump()
 	case ready:
 		t.counters.Hits++

@@ -72,6 +72,24 @@ func hull(p *arch.Part) (offset, length, skip int64) {
 	return reader.Hull(p.Extent.Offset, p.Extent.Size, reader.Align)
 }
 
+// Pieces counts the reads that a group takes, where hulls that touch are read at once, each of at most
+// so many bytes.
+func Pieces(g *Group, most int64) (n int) {
+	file, end, bytes := -1, int64(0), int64(0)
+	flush := func() { n += int((bytes + most - 1) / most) }
+	for j := range g.Parts {
+		offset, length, _ := hull(&g.Parts[j])
+		if e := g.Parts[j].Extent; e.File != file || offset > end || offset < end-reader.Align {
+			flush()
+			file, bytes = e.File, 0
+		}
+		bytes += length
+		end = offset + length
+	}
+	flush()
+	return n
+}
+
 // SectionBytes is the size of a section in host memory that holds any of the groups: each part as its
 // hull.
 func SectionBytes(groups []Group) (most int64) {

@@ -19,13 +19,6 @@ import (
 	"github.com/moering/moering/sched"
 )
 
-// Bounds on fills that are under way: demand may use the reader's whole depth and a little more, so
-// that it never runs dry; guesses only what demand leaves idle.
-const (
-	fillsMax   = 8
-	guessesMax = 2
-)
-
 // Counters are a tier's figures since it was made.
 type Counters struct {
 	BytesRead, Reads, Hits, Late, Misses int64
@@ -33,6 +26,7 @@ type Counters struct {
 	// that were then asked for.
 	Ahead, AheadUseful int64
 	Wait               time.Duration // Next stood still
+	Fills              sched.ReadFigures
 }
 
 // source brings groups into sections. Its methods are called with the tier's lock held, except finish.
@@ -111,10 +105,11 @@ type Tier struct {
 	retiring []retired
 	above    []*fill // group → the fill of the tier above that waits for it to be begun
 	upward   chan<- *fill
-	asked    []uint32 // group → the last acquisition that asked for it
-	first    []int    // layer → its first group; one more than layers
-	busy     int      // fills under way
-	filled   int      // fills that succeeded: groups in memory, if there is a section for each
+	asked    []uint32  // group → the last acquisition that asked for it
+	first    []int     // layer → its first group; one more than layers
+	busy     int       // fills under way
+	since    time.Time // when busy was last counted
+	filled   int       // fills that succeeded: groups in memory, if there is a section for each
 	counters Counters
 	closed   bool
 	landing  chan *fill
@@ -131,11 +126,10 @@ type retired struct {
 func newTier(o Options, s source) *Tier {
 	n := len(o.Groups)
 	t := &Tier{o: o, source: s, ring: ring.New(o.Sections, o.Moored, n, o.Policy),
-		plan: sched.NewPlan(n, fillsMax, guessesMax), fills: make([]fill, o.Sections),
+		plan: sched.NewPlan(n, sched.FillsMax, sched.GuessesMax), fills: make([]fill, o.Sections),
 		landing: make(chan *fill, o.Sections), above: make([]*fill, n), asked: make([]uint32, n),
 		pins: make([]int, 0, o.Sections), retiring: make([]retired, 0, o.Sections)}
-	// Two sections of the ring are always left to demand, so that reading ahead cannot stop it.
-	t.pinsMax = max(0, o.Sections-o.Moored-2)
+	t.pinsMax = max(0, o.Sections-o.Moored-sched.RingForDemand)
 	t.changed.L = &t.mu
 	t.acq.t = t
 	for g := range o.Groups {
@@ -187,6 +181,7 @@ func (t *Tier) Close() error {
 func (t *Tier) Counters() Counters {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.count()
 	return t.counters
 }
 
@@ -234,6 +229,7 @@ func (t *Tier) begin(f *fill, group int, class sched.Class) {
 			t.pins = append(t.pins, f.section)
 		}
 	}
+	t.count()
 	t.busy++
 	if t.o.Trace != nil {
 		f.begun = t.o.Trace.Now()
@@ -253,7 +249,10 @@ func (t *Tier) land() {
 		err := t.source.finish(f)
 		if t.o.Trace != nil {
 			g := &t.o.Groups[f.group]
-			t.o.Trace.Span(t.o.Lanes+trace.Lane(f.lane), classNames[f.class], g.Layer, g.Index,
+			t.mu.Lock()
+			name := classNames[f.class] // which changes when the group is asked for
+			t.mu.Unlock()
+			t.o.Trace.Span(t.o.Lanes+trace.Lane(f.lane), name, g.Layer, g.Index,
 				g.Bytes(), f.begun, t.o.Trace.Now())
 		}
 		t.mu.Lock()
@@ -268,9 +267,8 @@ func (t *Tier) landed(f *fill, err error) {
 		t.source.start(f)
 		return
 	}
-	t.busy--
-	t.lanes[f.lane] = false
-	t.plan.Done(f.group)
+	t.ended(f)
+	t.counters.Fills.Reads++
 	f.err = err
 	switch {
 	case err == nil:
@@ -288,6 +286,24 @@ func (t *Tier) landed(f *fill, err error) {
 	}
 	t.pump()
 	t.changed.Broadcast()
+}
+
+// count books the time since the last call under the number of fills that were under way. It precedes
+// every change of it.
+func (t *Tier) count() {
+	now := time.Now()
+	if t.busy > 0 {
+		t.counters.Fills.At[min(t.busy, sched.FillsMax)-1] += now.Sub(t.since).Nanoseconds()
+	}
+	t.since = now
+}
+
+// ended takes a fill off the books of those under way.
+func (t *Tier) ended(f *fill) {
+	t.count()
+	t.busy--
+	t.lanes[f.lane] = false
+	t.plan.Done(f.group)
 }
 
 // unpin takes a section off the list of those read ahead, and its lease back.
