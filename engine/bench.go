@@ -32,6 +32,8 @@ type BenchRun struct {
 	HitRate           float64 `json:"hit_rate"`
 	WaitShare         float64 `json:"wait_share"`
 	PrefillBytesRead  int64   `json:"prefill_bytes_read"`
+	// CPUExpertsPerToken counts groups computed on the processor beside a device.
+	CPUExpertsPerToken float64 `json:"cpu_experts_per_token,omitempty"`
 }
 
 // BenchResult is the median of the repetitions, each figure by itself, with the options in effect.
@@ -210,13 +212,14 @@ func (w *bencher) run(ctx context.Context) (run BenchRun, err error) {
 	stats := w.engine.Stats().Sub(middle)
 	tokens := float64(w.o.Sequences * w.o.GenTokens)
 	return BenchRun{
-		PrefillTokensPerS: float64(w.o.Sequences*w.o.PromptTokens) / prefill.Seconds(),
-		DecodeTokensPerS:  tokens / decode.Seconds(),
-		BytesReadPerToken: float64(stats.BytesRead) / tokens,
-		ReadBytesPerS:     float64(stats.BytesRead) / decode.Seconds(),
-		HitRate:           stats.HitRate(),
-		WaitShare:         stats.WaitShare(),
-		PrefillBytesRead:  middle.Sub(before).BytesRead,
+		PrefillTokensPerS:  float64(w.o.Sequences*w.o.PromptTokens) / prefill.Seconds(),
+		DecodeTokensPerS:   tokens / decode.Seconds(),
+		BytesReadPerToken:  float64(stats.BytesRead) / tokens,
+		ReadBytesPerS:      float64(stats.BytesRead) / decode.Seconds(),
+		HitRate:            stats.HitRate(),
+		WaitShare:          stats.WaitShare(),
+		PrefillBytesRead:   middle.Sub(before).BytesRead,
+		CPUExpertsPerToken: float64(stats.CPUExperts) / tokens,
 	}, nil
 }
 
@@ -287,5 +290,8 @@ func medians(runs []BenchRun) BenchRun {
 		HitRate:           median(func(r BenchRun) float64 { return r.HitRate }),
 		WaitShare:         median(func(r BenchRun) float64 { return r.WaitShare }),
 		PrefillBytesRead:  int64(median(func(r BenchRun) float64 { return float64(r.PrefillBytesRead) })),
+		CPUExpertsPerToken: median(func(r BenchRun) float64 {
+			return r.CPUExpertsPerToken
+		}),
 	}
 }

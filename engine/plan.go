@@ -46,6 +46,10 @@ func effective(o Options, m *arch.Model) (Options, error) {
 		return o, fmt.Errorf("%w: DeviceMemory is %d, but device %s computes in host memory; use "+
 			"HostMemory", ErrUnsupported, o.DeviceMemory, o.Device)
 	}
+	if name, _ := o.device(); name != "cuda" && o.CPUExperts && o.discrete == nil {
+		return o, fmt.Errorf("%w: CPUExperts: device %s computes all experts in host memory; there is "+
+			"nothing beside it", ErrUnsupported, o.Device)
+	}
 	return o, nil
 }
 
@@ -152,6 +156,9 @@ func (e *Engine) setPlan(chunk int, d demand, place sched.Placement) {
 func (e *Engine) planHost(chunk int) error {
 	p, g := &e.plan, &e.groups
 	_, work := forward.WorkBytes(e.model, chunk)
+	if p.CPUExperts = e.options.CPUExperts; p.CPUExperts {
+		work += forward.BesideBytes(e.model, chunk)
+	}
 	place := sched.PlaceHost(sched.HostDemand{Budget: e.options.HostMemory,
 		Fixed: reserveBytes + work + g.staging, Section: g.section, Groups: int64(p.Groups),
 		DenseSection: g.dense, Layers: int64(p.DenseLayers),
