@@ -20,6 +20,9 @@ import (
 // Prediction is the books of reading ahead.
 type Prediction = sched.PredictorReport
 
+// MoveRates are what decides between moving an expert to a device and computing it on the processor.
+type MoveRates = sched.Rates
+
 // Message is one turn of a chat.
 type Message struct {
 	Role    string `json:"role"` // "system", "user", "assistant"
@@ -112,6 +115,9 @@ type Plan struct {
 	HostCache  int64 `json:"host_cache_bytes,omitempty"` // expert groups in page-locked memory
 	HostSlots  int   `json:"host_cache_slots,omitempty"`
 	HostDense  int   `json:"host_dense_sections,omitempty"`
+	// CPUExperts: experts may be computed on the processor, as MoveRates have it, which Open measures.
+	CPUExperts bool      `json:"cpu_experts,omitempty"`
+	MoveRates  MoveRates `json:"move_rates,omitzero"`
 }
 
 // Floods reports that ring and cache together are smaller than one token's cycle over the layers:
@@ -143,14 +149,15 @@ type Stats struct {
 	ProbeBytesPerS float64 `json:"probe_bytes_per_s"`
 	// DenseBytesRead are bytes of dense weights, which stream where they do not fit.
 	DenseBytesRead int64 `json:"dense_bytes_read"`
-	// Host counts look-ups in host memory for what the device's own memory misses.
+	// Host counts look-ups in host memory for what the device's own memory misses, or the processor takes.
 	HostHits   int64         `json:"host_hits,omitempty"`
 	HostLate   int64         `json:"host_late,omitempty"`
 	HostMisses int64         `json:"host_misses,omitempty"`
-	ReadBusy   time.Duration `json:"read_busy_ns"`      // at least one read was under way
-	Wait       time.Duration `json:"wait_ns"`           // computing stood still for weights
-	Busy       time.Duration `json:"busy_ns"`           // passes took in all
-	PeakMemory int64         `json:"memory_peak_bytes"` // resident set of the process
+	CPUExperts int64         `json:"cpu_experts,omitempty"` // groups computed on the processor, beside a device
+	ReadBusy   time.Duration `json:"read_busy_ns"`          // at least one read was under way
+	Wait       time.Duration `json:"wait_ns"`               // computing stood still for weights
+	Busy       time.Duration `json:"busy_ns"`               // passes took in all
+	PeakMemory int64         `json:"memory_peak_bytes"`     // resident set of the process
 }
 
 // HitRate is the share of groups found in memory, 0 to 1; 1 if none was asked for.
@@ -221,6 +228,7 @@ func (s Stats) Sub(earlier Stats) Stats {
 	s.HostHits -= earlier.HostHits
 	s.HostLate -= earlier.HostLate
 	s.HostMisses -= earlier.HostMisses
+	s.CPUExperts -= earlier.CPUExperts
 	s.ReadBusy -= earlier.ReadBusy
 	s.Prefetched -= earlier.Prefetched
 	s.PrefetchUseful -= earlier.PrefetchUseful

@@ -38,6 +38,8 @@ type BenchRun struct {
 	HostHitRate       float64 `json:"host_hit_rate"`
 	Precision         float64 `json:"precision"`
 	Recall            float64 `json:"recall"`
+	// CPUExpertsPerToken counts groups computed on the processor beside a device.
+	CPUExpertsPerToken float64 `json:"cpu_experts_per_token,omitempty"`
 }
 
 // BenchResult is the median of the repetitions, each figure by itself, with the options in effect.
@@ -222,17 +224,18 @@ func (w *bencher) run(ctx context.Context) (run BenchRun, err error) {
 	stats := w.engine.Stats().Sub(middle)
 	tokens := float64(w.o.Sequences * w.o.GenTokens)
 	return BenchRun{
-		PrefillTokensPerS: float64(w.o.Sequences*w.o.PromptTokens) / prefill.Seconds(),
-		DecodeTokensPerS:  tokens / decode.Seconds(),
-		BytesReadPerToken: float64(stats.BytesRead) / tokens,
-		ReadBytesPerS:     float64(stats.BytesRead) / decode.Seconds(),
-		HitRate:           stats.HitRate(),
-		WaitShare:         stats.WaitShare(),
-		PrefillBytesRead:  middle.Sub(before).BytesRead,
-		ReadBusyBytesPerS: stats.ReadBytesPerS(),
-		HostHitRate:       stats.HostHitRate(),
-		Precision:         stats.Precision(),
-		Recall:            stats.Recall(),
+		PrefillTokensPerS:  float64(w.o.Sequences*w.o.PromptTokens) / prefill.Seconds(),
+		DecodeTokensPerS:   tokens / decode.Seconds(),
+		BytesReadPerToken:  float64(stats.BytesRead) / tokens,
+		ReadBytesPerS:      float64(stats.BytesRead) / decode.Seconds(),
+		HitRate:            stats.HitRate(),
+		WaitShare:          stats.WaitShare(),
+		PrefillBytesRead:   middle.Sub(before).BytesRead,
+		ReadBusyBytesPerS:  stats.ReadBytesPerS(),
+		HostHitRate:        stats.HostHitRate(),
+		Precision:          stats.Precision(),
+		Recall:             stats.Recall(),
+		CPUExpertsPerToken: float64(stats.CPUExperts) / tokens,
 	}, nil
 }
 
@@ -307,5 +310,8 @@ func medians(runs []BenchRun) BenchRun {
 		HostHitRate:       median(func(r BenchRun) float64 { return r.HostHitRate }),
 		Precision:         median(func(r BenchRun) float64 { return r.Precision }),
 		Recall:            median(func(r BenchRun) float64 { return r.Recall }),
+		CPUExpertsPerToken: median(func(r BenchRun) float64 {
+			return r.CPUExpertsPerToken
+		}),
 	}
 }

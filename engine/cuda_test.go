@@ -172,7 +172,7 @@ func TestBudgetsHoldOnCUDA(t *testing.T) {
 	for i := range 6 {
 		rng := rand.New(rand.NewPCG(6, uint64(i)))
 		o := Options{Context: 64, Sequences: 1 + rng.IntN(4), Chunk: []int{0, 2, 16}[rng.IntN(3)],
-			Exact: rng.IntN(2) == 0, KVType: []string{"f32", "f16"}[rng.IntN(2)]}
+			Exact: rng.IntN(2) == 0, KVType: []string{"f32", "f16"}[rng.IntN(2)], CPUExperts: i%3 == 0}
 		least := leastOnCUDA(t, model, library, o)
 		o.HostMemory = least.HostLeast + rng.Int64N(300<<10)
 		switch i {
@@ -242,7 +242,7 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 	model := families + "qwen2moe/model.gguf"
 	prompt, n := []int32{3, 1, 4, 1, 5}, 5
 	plain := onCUDA(library, Options{Context: 64})
-	least := leastOnCUDA(t, model, library, Options{Context: 64})
+	least := leastOnCUDA(t, model, library, Options{Context: 64, CPUExperts: true})
 	fakecuda.Control(t, library, "delays 1 0 0")
 	want, err := tryGenerate(model, plain, prompt, n)
 	if err != nil {
@@ -254,6 +254,9 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 77))
 		o := onCUDA(library, Options{Context: 64, Prefetch: Toggle(rng.IntN(3)),
 			DeviceMemory: least.Least + rng.Int64N(99<<10), HostMemory: least.HostLeast + rng.Int64N(200<<10)})
+		if seed%8 > 3 {
+			o = beside(o, odd)
+		}
 		var got []int32
 		var err error
 		switch what := seed % 4; what {

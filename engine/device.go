@@ -46,6 +46,14 @@ func (e *Engine) cuBLASLtText() string {
 	return ""
 }
 
+// openProcessor opens the device that computes experts beside another.
+func openProcessor(o Options) (kernels.Device, error) {
+	if o.discrete != nil || !haveCPU {
+		return ref.Open(ref.Options{Threads: o.Threads}), nil
+	}
+	return openCPU(o)
+}
+
 // bestDevice is a GPU if there is one, else the processor. It says what it found.
 func bestDevice(o Options) string {
 	log := o.logger()

@@ -46,6 +46,8 @@ type Engine struct {
 	experts   *weights.Tier
 	dense     *weights.Tier
 	below     []*weights.Tier // in host memory, of a device with memory of its own
+	beside    *forward.Beside // nil unless experts are computed on the processor beside the device
+	processor kernels.Device  // of beside
 	predictor *sched.Predictor
 	timeline  *trace.Recorder
 	routes    *sched.TraceWriter
@@ -118,7 +120,7 @@ func (e *Engine) open(ctx context.Context, path string, o Options) error {
 		return err
 	}
 	e.forward = &forward.Forward{Model: m, Resident: e.resident, Experts: e.experts, Dense: e.dense,
-		KV: e.pool.KV, Exact: o.Exact, Chunk: p.Chunk, Predictor: e.predictor,
+		Beside: e.beside, KV: e.pool.KV, Exact: o.Exact, Chunk: p.Chunk, Predictor: e.predictor,
 		Adapt: o.Prefetch == Auto, Trace: e.timeline, Routes: e.routes}
 	if err := e.forward.Open(e.device); err != nil {
 		return err
@@ -272,6 +274,9 @@ func (e *Engine) Stats() Stats {
 	s.ReadBusy, s.AllBytesRead = time.Duration(r.BusyNanos), r.Bytes
 	s.ProbeBytesPerS = probedRate(r)
 	s.Guessed, s.GuessesCame, s.GuessesWanted = e.forward.Guesses()
+	if e.beside != nil {
+		s.CPUExperts = e.beside.Computed()
+	}
 	s.PeakMemory = peakMemory()
 	return s
 }
@@ -341,8 +346,10 @@ func (e *Engine) shut() error {
 			add(b.Free())
 		}
 	}
-	if e.device != nil {
-		add(e.device.Close())
+	for _, d := range []kernels.Device{e.processor, e.device} {
+		if d != nil {
+			add(d.Close())
+		}
 	}
 	add(e.timeline.Close())
 	return errors.Join(errs...)

@@ -77,7 +77,8 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 	least := map[string]Plan{}
 	for _, model := range []string{plain, packed} {
 		least[model] = leastPlan(t, model, Options{Context: 64, Device: "ref"})
-		least["discrete"+model] = leastPlan(t, model, on("discrete", Options{Context: 64}))
+		least["discrete"+model] = leastPlan(t, model, on("discrete", Options{Context: 64,
+			CPUExperts: true}))
 	}
 	right, failed := 0, map[string]int{}
 	for seed := range faultSeeds(t) {
@@ -90,6 +91,9 @@ func TestFaultyStoresGiveTheAnswerOrAnError(t *testing.T) {
 			p := least["discrete"+model]
 			o.discrete = &ref.Options{Discrete: true, MemoryBytes: 1 << 26}
 			o.DeviceMemory, o.HostMemory = p.Least+rng.Int64N(99<<10), p.HostLeast+rng.Int64N(300<<10)
+			if seed%2 == 0 {
+				o = beside(o, []func(int) bool{odd, some, nil}[seed%3])
+			}
 		}
 		o.simulated = randomFaults(rng, model == packed, o.Verify != "first", file.Size())
 		got, err := tryGenerate(model, o, prompt, n)

@@ -60,6 +60,11 @@ type Options struct {
 	// with: weights that stay, KV cache, ring and working memory. 0: nine tenths of what is free. A
 	// device that computes in host memory refuses a value other than 0.
 	DeviceMemory int64
+	// CPUExperts computes experts on the processor, beside a device that has memory of its own: those that
+	// are in RAM, and not in that memory, where moving them would take longer by costs measured at Open.
+	// The last bits of logits then depend on who computed what: on budgets, neighbours and the
+	// machine's speed. A device that computes in host memory refuses it.
+	CPUExperts bool
 	// Sections is the number of ring sections: groups in flight or in use beside the expert cache.
 	// 0: chosen.
 	Sections int
@@ -112,8 +117,9 @@ type Options struct {
 	// Progress, if set, is called while weights that stay are read: bytes done and in all.
 	Progress func(done, total int64)
 
-	simulated *reader.SimOptions // tests read from a simulated store
-	discrete  *ref.Options       // tests compute on a simulated device with memory of its own
+	simulated *reader.SimOptions   // tests read from a simulated store
+	takes     func(group int) bool // tests say which groups the processor computes, with CPUExperts
+	discrete  *ref.Options         // tests compute on a simulated device with memory of its own
 }
 
 // Limits on options; beyond them a value is a mistake.

@@ -49,6 +49,10 @@ func effective(o Options, m *arch.Model) (Options, error) {
 		return o, fmt.Errorf("%w: DeviceMemory is %d, but device %s computes in host memory; use "+
 			"HostMemory", ErrUnsupported, o.DeviceMemory, o.Device)
 	}
+	if name, _ := o.device(); name != "cuda" && o.CPUExperts && o.discrete == nil {
+		return o, fmt.Errorf("%w: CPUExperts: device %s computes all experts in host memory; there is "+
+			"nothing beside it", ErrUnsupported, o.Device)
+	}
 	return o, nil
 }
 
@@ -78,14 +82,14 @@ func (e *Engine) makePlan() error {
 	if chunk == 0 {
 		together := o.Context * o.Sequences // several short prompts are fed in one pass
 		chunk, smallest = min(chunkDefault, together), min(chunkLeast, o.Context)
-		for chunk/2 >= smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
-			chunk /= 2
+		for chunk > smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
+			chunk = max(chunk/2, smallest)
 		}
 	}
 	d := e.demand(chunk)
 	place := sched.Place(d.Demand)
-	for (!place.Fits || place.Dense < layers) && chunk/2 >= smallest {
-		chunk /= 2
+	for (!place.Fits || place.Dense < layers || !e.placeHost(chunk).Fits) && chunk > smallest {
+		chunk = max(chunk/2, smallest)
 		d = e.demand(chunk)
 		place = sched.Place(d.Demand)
 	}
@@ -101,7 +105,7 @@ func (e *Engine) makePlan() error {
 	if e.device.Info().Unified {
 		return nil
 	}
-	return e.planHost(chunk)
+	return e.planHost(chunk, smallest)
 }
 
 // demand is what sched is asked for, and the parts of Fixed that the plan names.
@@ -151,19 +155,37 @@ func (e *Engine) setPlan(chunk int, d demand, place sched.Placement) {
 	e.plan = p
 }
 
-// planHost splits the host's budget of a device with memory of its own.
-func (e *Engine) planHost(chunk int) error {
-	p, g := &e.plan, &e.groups
+// hostWork is what passes of chunk rows take of the host's memory, beside a device with its own.
+func (e *Engine) hostWork(chunk int) int64 {
 	_, work := forward.WorkBytes(e.model, chunk)
-	place := sched.PlaceHost(sched.HostDemand{Budget: e.options.HostMemory,
-		Fixed: reserveBytes + work + g.staging, Section: g.section, Groups: int64(p.Groups),
-		DenseSection: g.dense, Layers: int64(p.DenseLayers),
+	if e.options.CPUExperts {
+		work += forward.BesideBytes(e.model, chunk)
+	}
+	return work
+}
+
+// placeHost splits the host's budget of a device with memory of its own; any other has none to split.
+func (e *Engine) placeHost(chunk int) sched.HostPlacement {
+	p, g := &e.plan, &e.groups
+	if e.device.Info().Unified {
+		return sched.HostPlacement{Fits: true}
+	}
+	return sched.PlaceHost(sched.HostDemand{Budget: e.options.HostMemory,
+		Fixed: reserveBytes + e.hostWork(chunk) + g.staging, Section: g.section,
+		Groups: int64(len(g.experts)), DenseSection: g.dense, Layers: int64(len(g.layers)),
 		DenseStreams: p.DenseSections < p.DenseLayers})
-	p.HostBudget, p.HostLeast = e.options.HostMemory, place.Least
+}
+
+// planHost splits the host's budget once that of the device is.
+func (e *Engine) planHost(chunk, smallest int) error {
+	p, g := &e.plan, &e.groups
+	place := e.placeHost(chunk)
+	p.CPUExperts = e.options.CPUExperts
+	p.HostBudget, p.HostLeast = e.options.HostMemory, e.placeHost(smallest).Least
 	if !place.Fits {
 		return fmt.Errorf("%w: %d bytes of host memory; the least that works beside device %s is %d "+
 			"(working memory %d, the program %d, staging %d, sections)", ErrBudget, p.HostBudget,
-			p.Device, p.HostLeast, work, reserveBytes, g.staging)
+			p.Device, p.HostLeast, e.hostWork(smallest), reserveBytes, g.staging)
 	}
 	p.HostDense, p.HostSlots = int(place.Dense), int(place.Sections)
 	p.HostCache = place.Sections * g.section

@@ -157,7 +157,7 @@ func (e *Engine) deviceTiers(experts, layers weights.Options, d weights.Disk) er
 		return err
 	}
 	e.below = []*weights.Tier{weights.NewTier(experts, d), weights.NewTier(layers, d)}
-	p := &e.plan
+	p, host := &e.plan, experts.Memory
 	allocate := func(o *weights.Options, bytes int64, sections int, lanes trace.Lane) error {
 		b, err := e.device.Alloc(bytes * int64(sections))
 		if err != nil {
@@ -175,6 +175,11 @@ func (e *Engine) deviceTiers(experts, layers weights.Options, d weights.Disk) er
 	}
 	if err := e.policies(&experts, &layers, p.Sections); err != nil {
 		return err
+	}
+	if p.CPUExperts {
+		if err := e.openBeside(host, experts.Memory); err != nil {
+			return err
+		}
 	}
 	e.predict(&experts)
 	for i, o := range []weights.Options{experts, layers} {
@@ -217,7 +222,7 @@ func (e *Engine) warm(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		a := e.dense.Acquire([]int{l})
+		a := e.dense.Acquire(l, []int{l})
 		_, err := a.Next(ctx)
 		a.Release()
 		if err != nil {

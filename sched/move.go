@@ -5,15 +5,30 @@ import (
 	"slices"
 )
 
-// Rates are what was measured at open of two devices and the bus between them. Seconds.
+// Rates are what was measured at open of two devices and the bus between them. Seconds, of an expert of
+// GroupBytes; the arithmetic of others is taken in proportion.
 type Rates struct {
-	BusBytesPerS       float64 // host to device, page-locked memory
-	BusSeconds         float64 // of starting a copy
-	DeviceGroupSeconds float64 // of touching an expert's weights on the device
-	DeviceRowSeconds   float64 // of one row in it
-	HostGroupSeconds   float64 // the same on the processor
-	HostRowSeconds     float64
-	RowBytes           float64 // of a row's activations to the host and of its result back
+	GroupBytes         int64   `json:"group_bytes"`
+	BusBytesPerS       float64 `json:"bus_bytes_per_s"`      // host to device, page-locked memory
+	BusSeconds         float64 `json:"bus_seconds"`          // of starting a copy
+	DeviceGroupSeconds float64 `json:"device_group_seconds"` // of touching the weights on the device
+	DeviceRowSeconds   float64 `json:"device_row_seconds"`   // of one row
+	HostGroupSeconds   float64 `json:"host_group_seconds"`   // the same on the processor
+	HostRowSeconds     float64 `json:"host_row_seconds"`
+	RowBytes           float64 `json:"row_bytes"` // of a row's activations to the host and of its result back
+}
+
+// of returns the rates of an expert of so many bytes.
+func (r Rates) of(bytes int64) Rates {
+	if r.GroupBytes > 0 {
+		share := float64(bytes) / float64(r.GroupBytes)
+		r.DeviceGroupSeconds *= share
+		r.DeviceRowSeconds *= share
+		r.HostGroupSeconds *= share
+		r.HostRowSeconds *= share
+		r.GroupBytes = bytes
+	}
+	return r
 }
 
 // bus is the time to bring bytes across.
@@ -24,25 +39,16 @@ func (r Rates) bus(bytes float64) float64 {
 	return r.BusSeconds + bytes/r.BusBytesPerS
 }
 
-// move is how long an expert that is moved keeps the pair of bus and device busy: a copy runs while
+// Move is how long an expert that is moved keeps the pair of bus and device busy: a copy runs while
 // the expert before it is computed, so that the longer of the two counts.
-func (r Rates) move(bytes int64, rows int) float64 {
+func (r Rates) Move(bytes int64, rows int) float64 {
 	return max(r.bus(float64(bytes)), r.DeviceGroupSeconds+float64(rows)*r.DeviceRowSeconds)
 }
 
-// compute is how long an expert that stays where it is keeps the processor busy.
-func (r Rates) compute(rows int) float64 {
+// Compute is how long an expert that stays where it is keeps the processor busy.
+func (r Rates) Compute(rows int) float64 {
 	return r.HostGroupSeconds + float64(rows)*r.HostRowSeconds +
 		r.bus(float64(rows)*r.RowBytes)
-}
-
-// MoveOrCompute decides for one expert of so many bytes that lies in host memory and is wanted for
-// so many rows: true to move it to the device, false to compute it on the processor. The queues are
-// the seconds of work that bus and processor have before them.
-func MoveOrCompute(r Rates, bytes int64, rows int, busQueue, hostQueue float64) (move bool) {
-	moved := busQueue + r.move(bytes, rows) + r.DeviceGroupSeconds +
-		float64(rows)*r.DeviceRowSeconds
-	return moved <= hostQueue+r.compute(rows)
 }
 
 // Splitter divides a layer's experts between moving and computing. It reuses its memory, and is not
@@ -55,11 +61,12 @@ type Splitter struct{ order []int }
 // same whatever the rows, and computing on the processor grows with them, those with the most rows
 // move: the best number of them is found by trying each.
 func (s *Splitter) Split(r Rates, bytes int64, rows []int, move []bool) (seconds float64) {
+	r = r.of(bytes)
 	s.order = s.order[:0]
 	host := 0.0
 	for i, n := range rows {
 		s.order = append(s.order, i)
-		host += r.compute(n)
+		host += r.Compute(n)
 		move[i] = false
 	}
 	slices.SortFunc(s.order, func(a, b int) int {
@@ -67,8 +74,8 @@ func (s *Splitter) Split(r Rates, bytes int64, rows []int, move []bool) (seconds
 	})
 	seconds, moved, bus := host, 0, 0.0
 	for k, i := range s.order {
-		bus += r.move(bytes, rows[i])
-		host -= r.compute(rows[i])
+		bus += r.Move(bytes, rows[i])
+		host -= r.Compute(rows[i])
 		// The last one that moves is computed after its copy.
 		end := max(bus+r.DeviceGroupSeconds+float64(rows[i])*r.DeviceRowSeconds, host)
 		if end < seconds {

@@ -18,10 +18,10 @@ func end(r Rates, bytes int64, rows []int, mask int) float64 {
 	bus, host, least := 0.0, 0.0, math.MaxInt
 	for i, n := range rows {
 		if mask>>i&1 == 1 {
-			bus += r.move(bytes, n)
+			bus += r.Move(bytes, n)
 			least = min(least, n)
 		} else {
-			host += r.compute(n)
+			host += r.Compute(n)
 		}
 	}
 	if mask != 0 {
@@ -66,19 +66,23 @@ func TestSplitEqualsExhaustiveSearch(t *testing.T) {
 	}
 }
 
-// One row of an expert is computed where it lies if the bus is slow, many rows move, and a long
-// queue on either side turns the choice.
-func TestMoveOrCompute(t *testing.T) {
+// One row of an expert is computed where it lies if the bus is slow, many rows move; of an expert whose
+// weights are a fourth, a fourth of the time is expected.
+func TestSplitOfOneExpert(t *testing.T) {
 	r := Rates{BusBytesPerS: 10e9, BusSeconds: 1e-5, DeviceGroupSeconds: 1e-5, DeviceRowSeconds: 1e-7,
 		HostGroupSeconds: 1e-4, HostRowSeconds: 5e-5, RowBytes: 16384}
 	const bytes = 2_654_208 // 0.265 ms across
+	var s Splitter
 	for _, c := range []struct {
-		rows      int
-		bus, host float64
-		move      bool
-	}{{1, 0, 0, false}, {32, 0, 0, true}, {32, 1e-2, 0, false}, {1, 0, 1e-3, true}} {
-		if got := MoveOrCompute(r, bytes, c.rows, c.bus, c.host); got != c.move {
-			t.Errorf("%+v: move %v", c, got)
+		rows     int
+		measured int64
+		move     bool
+	}{{1, 0, false}, {32, 0, true}, {1, bytes, false}, {1, bytes / 4, true}, {5, bytes * 4, false}} {
+		r.GroupBytes = c.measured
+		move := [1]bool{!c.move}
+		s.Split(r, bytes, []int{c.rows}, move[:])
+		if move[0] != c.move {
+			t.Errorf("%+v: move %v", c, move[0])
 		}
 	}
 }

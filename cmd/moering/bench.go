@@ -82,6 +82,10 @@ func (c *benchCommand) encodeFile(a *app, o engine.Options) (ids []int32, err er
 }
 
 func (a *app) printBench(r engine.BenchResult) error {
+	beside := ""
+	if r.CPUExperts {
+		beside = fmt.Sprintf("processor %.1f experts a token\n", r.CPUExpertsPerToken)
+	}
 	_, err := fmt.Fprintf(a.stdout, "sequences %d, median of %d repetitions\n"+
 		"prefill   %.1f tokens/s (%d each)\n"+
 		"decode    %.1f tokens/s (%d each)\n"+
@@ -89,11 +93,11 @@ func (a *app) printBench(r engine.BenchResult) error {
 		"hit rate  %.1f %%%s\n"+
 		"guesses   %s\n"+
 		"waiting   %.1f %%\n"+
-		"memory    %s at most, of %s\n",
+		"%smemory    %s at most, of %s\n",
 		r.BenchSetup.Sequences, r.Repetitions, r.PrefillTokensPerS, r.PromptTokens, r.DecodeTokensPerS,
 		r.GenTokens, formatBytes(r.BytesReadPerToken), formatBytes(r.ReadBytesPerS),
 		describeReading("; ", r.ReadBusyBytesPerS, r.ProbeBytesPerS), 100*r.HitRate,
-		describeHost(r.Plan, r.HostHitRate), describeGuesses(r.Precision, r.Recall), 100*r.WaitShare,
+		describeHost(r.Plan, r.HostHitRate), describeGuesses(r.Precision, r.Recall), 100*r.WaitShare, beside,
 		formatBytes(float64(r.MemoryPeak)), formatBytes(float64(r.Budget)))
 	return err
 }

@@ -81,6 +81,7 @@ func TestExitCodes(t *testing.T) {
 		{exitFailure, []string{"run", "-m", missing, "prompt"}},
 		{exitFailure, []string{"inspect", "-m", missing}},
 		{exitFailure, []string{"run", "-m", tiny, "--ram", "1MB", "prompt"}},
+		{exitFailure, []string{"run", "-m", tiny, "--device", "cpu", "--cpu-experts", "prompt"}},
 	} {
 		code, stdout, stderr := call(t, t.Context(), c.args...)
 		if code != c.want {

@@ -35,6 +35,8 @@ type modelFlags struct {
 	Trace        string        `placeholder:"FILE" help:"Write a timeline for Perfetto or chrome://tracing."`
 	RoutingTrace string        `placeholder:"FILE" help:"Write which experts each token used, for moering simulate."`
 
+	CPUExperts bool `name:"cpu-experts" help:"With a GPU: compute experts that are in RAM on the processor, where moving them takes longer."`
+
 	Exact bool `help:"Multiply with float32 activations, not int8 ones."`
 	JSON  bool `name:"json" help:"Print one JSON object."`
 }
@@ -45,7 +47,7 @@ func (f *modelFlags) options(a *app, p *progress) (engine.Options, error) {
 		Context: f.Context, Chunk: f.Chunk, Exact: f.Exact, Logger: a.logger(),
 		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy),
 		DeviceMemory: int64(f.VRAM), KVType: f.KVType, Verify: f.Checksum, IOTimeout: f.IOTimeout,
-		CuBLASLt: f.CuBLASLt}
+		CuBLASLt: f.CuBLASLt, CPUExperts: f.CPUExperts}
 	var err error
 	if o.Trace, err = a.create(f.Trace); err != nil {
 		return o, err
@@ -186,6 +188,14 @@ func describePlan(p engine.Plan) string {
 	if p.HostBudget > 0 {
 		s += fmt.Sprintf("; host memory %s, of which %s cache %d groups", b(p.HostBudget),
 			b(p.HostCache), p.HostSlots)
+	}
+	if p.CPUExperts {
+		s += "; experts in RAM on the processor where that is sooner"
+	}
+	if r := p.MoveRates; r != (engine.MoveRates{}) {
+		ms := func(seconds float64) string { return fmt.Sprintf("%.3g ms", 1e3*seconds) }
+		s += fmt.Sprintf(" (moving one takes %s, computing one %s, a further row %s)",
+			ms(r.Move(r.GroupBytes, 1)), ms(r.Compute(1)), ms(r.Compute(2)-r.Compute(1)))
 	}
 	if p.Resident {
 		return s + "; all experts fit"

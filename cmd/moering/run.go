@@ -204,13 +204,17 @@ func (g *generation) report(failed error) error {
 // String is the closing lines.
 func (f runFigures) String() string {
 	b := func(n int64) string { return formatBytes(float64(n)) }
+	beside := ""
+	if n := f.Stats.CPUExperts; n > 0 {
+		beside = fmt.Sprintf("; %d computed on the processor", n)
+	}
 	return fmt.Sprintf("experts: %s on disk, %s of ring and cache; %s streamed, %s a token; "+
 		"hit rate %.1f %%%s\n"+
 		"foresight: %s; %d read ahead, %d of them used%s\n"+
 		"speed: %d prompt tokens at %.1f/s, %d generated at %.1f/s; waiting %.1f %%; "+
 		"peak memory %s of %s",
 		b(f.ExpertBytes), b(f.Plan.Ring+f.Plan.Cache), b(f.BytesRead),
-		formatBytes(f.BytesReadPerToken), 100*f.HitRate, describeHost(f.Plan, f.HostHitRate),
+		formatBytes(f.BytesReadPerToken), 100*f.HitRate, describeHost(f.Plan, f.HostHitRate)+beside,
 		describeGuesses(f.Precision, f.Recall), f.Stats.Prefetched, f.Stats.PrefetchUseful,
 		describeReading("; ", f.ReadBytesPerS, f.ProbeBytesPerS), f.PromptTokens, f.PrefillTokensPerS,
 		f.GenTokens, f.DecodeTokensPerS, 100*f.WaitShare, b(f.MemoryPeak), b(f.Plan.Budget))

@@ -84,6 +84,13 @@ func DeviceScratchBytes(m *arch.Model, chunk, context int) int64 {
 	return max(products, attention)*5/4 + scratchRound
 }
 
+// BesideBytes is the host memory that experts beside a device take, in passes over chunk rows: the rows
+// and outputs there, and the processor's scratch.
+func BesideBytes(m *arch.Model, chunk int) int64 {
+	width, rows, outputs := max(m.ExpertWidth*m.TopK, m.DenseWidth), m.Dim, m.Dim*max(m.TopK, 1)
+	return int64(chunk) * 4 * int64(rows+outputs+m.Dim+width)
+}
+
 const (
 	scratchRound = 2 << 20
 	partsMax     = 32 << 20 // of attention's partial results
@@ -129,13 +136,22 @@ func (f *Forward) memory(d kernels.Device, span *kernels.Span, bytes int64) erro
 	return nil
 }
 
-func (f *Forward) mirrored(d kernels.Device, m *mirror, bytes int64) error {
+// pinned allocates host memory.
+func (f *Forward) pinned(d kernels.Device, span *kernels.Span, bytes int64) error {
 	b, err := d.Pin(bytes)
 	if err != nil {
 		return err
 	}
 	f.owned = append(f.owned, b)
-	m.host, m.device = b.All(), b.All()
+	*span = b.All()
+	return nil
+}
+
+func (f *Forward) mirrored(d kernels.Device, m *mirror, bytes int64) error {
+	if err := f.pinned(d, &m.host, bytes); err != nil {
+		return err
+	}
+	m.device = m.host
 	if f.unified {
 		return nil
 	}

@@ -13,14 +13,14 @@ import (
 func (f *Forward) single(ctx context.Context, l, rows int, dense *weights.Acquisition) error {
 	m := f.Model
 	f.routes.groups = append(f.routes.groups[:0], m.ExpertAt(l, 0))
-	a := f.Experts.Acquire(f.routes.groups)
+	f.routes.everyone(f.all[:rows])
+	a := f.acquire(ctx, l, rows, m.DenseWidth)
 	if !f.Experts.Complete() {
 		f.next = append(f.next[:0], m.ExpertAt((l+1)%len(m.Layers), 0))
 		if !m.Layers[(l+1)%len(m.Layers)].Sparse {
 			f.Experts.Ahead(f.next, sched.ClassCertain, int64(l+1), nil)
 		}
 	}
-	f.routes.everyone(f.all[:rows])
 	if err := f.experts(ctx, a, m.DenseWidth, dense); err != nil {
 		return err
 	}
@@ -42,9 +42,9 @@ func (f *Forward) sparse(ctx context.Context, l, rows int, dense *weights.Acquis
 	if m.SharedWidth > 0 {
 		f.ops.shared[0] = kernels.Expert{Gate: w.SharedGate, Up: w.SharedUp, Down: w.SharedDown,
 			Rows: f.all[:rows], Slots: f.all[:rows]}
-		f.ops.experts = kernels.ExpertFFN{X: f.n, Out: f.shared, Dim: m.Dim, Width: m.SharedWidth,
+		f.own.op = kernels.ExpertFFN{X: f.n, Out: f.shared, Dim: m.Dim, Width: m.SharedWidth,
 			Exact: f.Exact, Experts: f.ops.shared[:]}
-		s.Run(&f.ops.experts)
+		s.Run(&f.own.op)
 	}
 	if err := s.Sync(); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (f *Forward) sparse(ctx context.Context, l, rows int, dense *weights.Acquis
 	if recorded {
 		f.record.spoken(time.Now(), f.Experts.Counters())
 	}
-	a := f.Experts.Acquire(f.routes.groups)
+	a := f.acquire(ctx, l, rows, m.ExpertWidth)
 	if recorded {
 		f.record.acquired(f.Experts.Counters())
 	}
@@ -151,29 +151,53 @@ func (f *Forward) ahead(l, rows int, ids []int32, guess bool) {
 	f.Experts.Ahead(f.next, sched.ClassPredicted, int64(l+1), f.chances)
 }
 
-// experts computes groups in the order in which they become ready. dense, if not nil, is given back
-// behind the last of them.
+// side is a device that computes experts: what it reads of a pass, and where it puts outputs.
+type side struct {
+	stream kernels.Stream
+	x, y   kernels.Span // (rows, dim), (slots, dim)
+	op     kernels.ExpertFFN
+	list   []kernels.Expert
+}
+
+// acquire asks for the groups that the routes hit, but for those that the processor takes.
+func (f *Forward) acquire(ctx context.Context, l, rows, width int) *weights.Acquisition {
+	groups := f.routes.groups
+	if f.Beside != nil {
+		groups = f.Beside.begin(ctx, f, l, rows, width)
+	}
+	return f.Experts.Acquire(l, groups)
+}
+
+// experts computes what was acquired, and waits for the processor. dense, if not nil, is given back
+// behind the last kernel; where all is the processor's, it has waited for those that read dense weights.
 func (f *Forward) experts(ctx context.Context, a *weights.Acquisition, width int,
 	dense *weights.Acquisition) error {
-	defer a.Release()
+	err := f.compute(ctx, &f.own, a, width, dense)
+	a.Release()
+	if f.Beside != nil {
+		err = join(err, f.Beside.end(f))
+	}
+	return err
+}
+
+// compute computes groups on a side in the order in which they become ready.
+func (f *Forward) compute(ctx context.Context, s *side, a *weights.Acquisition, width int,
+	dense *weights.Acquisition) error {
 	for {
 		leases, err := a.Next(ctx)
-		if err != nil {
+		if err != nil || len(leases) == 0 {
 			return err
 		}
-		if len(leases) == 0 {
-			return nil
-		}
-		list := f.routes.list[:0]
+		s.list = s.list[:0]
 		for _, l := range leases {
 			rows, slots := f.routes.of(l.Group)
-			list = append(list, kernels.Expert{Gate: l.Weights[0], Up: l.Weights[1],
+			s.list = append(s.list, kernels.Expert{Gate: l.Weights[0], Up: l.Weights[1],
 				Down: l.Weights[2], Rows: rows, Slots: slots})
 		}
-		f.ops.experts = kernels.ExpertFFN{X: f.n, Out: f.y, Dim: f.Model.Dim, Width: width,
-			Exact: f.Exact, Experts: list}
-		f.stream.Run(&f.ops.experts)
-		e := f.stream.Record()
+		s.op = kernels.ExpertFFN{X: s.x, Out: s.y, Dim: f.Model.Dim, Width: width, Exact: f.Exact,
+			Experts: s.list}
+		s.stream.Run(&s.op)
+		e := s.stream.Record()
 		a.Computed(e)
 		if dense != nil {
 			dense.Computed(e)

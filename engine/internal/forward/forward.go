@@ -31,6 +31,7 @@ type Forward struct {
 	Resident *Resident
 	Experts  *weights.Tier // groups as in arch.Model.Groups
 	Dense    *weights.Tier // a group a layer
+	Beside   *Beside       // nil: the device computes all experts
 	KV       kernels.KV
 	Exact    bool
 	Chunk    int
@@ -47,6 +48,7 @@ type Forward struct {
 	unified bool
 	owned   []*kernels.Buffer
 	stream  kernels.Stream
+	own     side // the device's
 	inv     []float32
 	scale   float32
 	all     []int32 // 0, 1, 2, …
@@ -74,7 +76,6 @@ type ops struct {
 	app     kernels.KVAppend
 	attend  kernels.Attention
 	route   kernels.Route
-	experts kernels.ExpertFFN
 	shared  [1]kernels.Expert
 	combine kernels.Combine
 	gather  kernels.GatherRows
@@ -97,14 +98,23 @@ func (f *Forward) Open(d kernels.Device) error {
 	f.next = make([]int, 0, max(f.Model.Experts, 1))
 	f.chances = make([]float64, 0, max(f.Model.Experts, 1))
 	f.routes.init(f.Chunk, f.Model)
+	f.own = side{stream: f.stream, x: f.n, y: f.y, list: expertList(f.Model)}
+	if f.Beside != nil {
+		return f.Beside.open(f, d)
+	}
 	return nil
 }
+
+func expertList(m *arch.Model) []kernels.Expert { return make([]kernels.Expert, 0, max(m.Experts, 1)) }
 
 // Close frees stream and activations; it may be called after a failed Open.
 func (f *Forward) Close() error {
 	var err error
+	if f.Beside != nil {
+		err = f.Beside.close()
+	}
 	if f.stream != nil {
-		err = f.stream.Close()
+		err = join(err, f.stream.Close())
 	}
 	for _, b := range f.owned {
 		err = join(err, b.Free())
@@ -117,6 +127,9 @@ func (f *Forward) Close() error {
 func (f *Forward) Wake() {
 	f.Experts.Wake()
 	f.Dense.Wake()
+	if f.Beside != nil {
+		f.Beside.Experts.Wake()
+	}
 }
 
 // Run computes a pass. logits receives the logits (vocabulary) of the i-th row of b.Logits, hidden the
@@ -209,7 +222,7 @@ func (f *Forward) run(ctx context.Context, l, rows int) error {
 	}
 	start := f.Trace.Now()
 	group := [1]int{l}
-	dense := f.Dense.Acquire(group[:])
+	dense := f.Dense.Acquire(l, group[:])
 	f.Dense.Ahead(f.following(l), sched.ClassCertain, int64(l+1), nil)
 	leases, err := dense.Next(ctx)
 	if err != nil {

@@ -1,9 +1,6 @@
 package forward
 
-import (
-	"github.com/moering/moering/engine/internal/arch"
-	"github.com/moering/moering/kernels"
-)
+import "github.com/moering/moering/engine/internal/arch"
 
 // routes is the token permutation of a layer: for each expert that was chosen, the rows that chose
 // it and the slots (row*topK + rank) that receive its outputs. Buffers are reused.
@@ -13,7 +10,6 @@ type routes struct {
 	start  []int32 // expert → first entry; one more than experts
 	rows   []int32
 	slots  []int32
-	list   []kernels.Expert
 	one    []int32 // not nil: every row goes to the only group
 }
 
@@ -22,7 +18,6 @@ func (r *routes) init(chunk int, m *arch.Model) {
 	r.start = make([]int32, max(m.Experts, 1)+1)
 	r.rows = make([]int32, chunk*max(m.TopK, 1))
 	r.slots = make([]int32, chunk*max(m.TopK, 1))
-	r.list = make([]kernels.Expert, 0, max(m.Experts, 1))
 }
 
 // build sorts the router's choices (rows, topK) by expert, stably: a counting sort.

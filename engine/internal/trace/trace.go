@@ -18,6 +18,7 @@ type Lane int
 const (
 	Passes Lane = iota
 	Compute
+	Processor // experts beside a device with memory of its own
 	Waits
 	Reads
 	Copies      = Reads + FillLanes
@@ -69,6 +70,8 @@ func (l Lane) String() string {
 		return "passes"
 	case l == Compute:
 		return "compute"
+	case l == Processor:
+		return "experts on the processor"
 	case l == Waits:
 		return "waits for weights"
 	case l < Copies:

@@ -2,6 +2,7 @@ package weights
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/moering/moering/engine/internal/arch"
@@ -26,9 +27,9 @@ type Acquisition struct {
 	leases  []Lease
 }
 
-// Acquire asks for groups of one layer. Those in memory come first from Next; the rest is read at once.
-// Guesses for the layer that were not asked for are given up.
-func (t *Tier) Acquire(groups []int) *Acquisition {
+// Acquire asks for groups of a layer, or none of it. Those in memory come first from Next; the rest is
+// read at once. Guesses for the layer that were not asked for are given up.
+func (t *Tier) Acquire(layer int, groups []int) *Acquisition {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := &t.acq
@@ -38,9 +39,7 @@ func (t *Tier) Acquire(groups []int) *Acquisition {
 		t.asked[g] = a.number
 		t.ask(g)
 	}
-	if len(groups) > 0 {
-		t.spoken(t.o.Groups[groups[0]].Layer)
-	}
+	t.spoken(layer)
 	t.retire(false)
 	t.pump()
 	return a
@@ -123,6 +122,30 @@ func (t *Tier) Ahead(groups []int, c sched.Class, deadline int64, probability []
 	t.pump()
 }
 
+// Beneath marks the groups that are in the memory of the tier below, and neither in this one's nor on
+// their way to it. Both tiers may change at once: whoever acts on a mark that is out of date waits longer,
+// and no more.
+func (t *Tier) Beneath(groups []int, marks []bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, g := range groups {
+		i, _ := t.ring.Find(g)
+		marks[k] = i == ring.None && t.source.holds(g)
+	}
+}
+
+// Used tells the policy of groups that were wanted and are computed elsewhere.
+func (t *Tier) Used(groups []int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, g := range groups {
+		t.ring.Use(g)
+	}
+}
+
+// Bytes is the size of a group's weights.
+func (t *Tier) Bytes(group int) int64 { return t.o.Groups[group].Bytes() }
+
 // Complete reports that every group is in memory, for good.
 func (t *Tier) Complete() bool {
 	t.mu.Lock()
@@ -168,6 +191,9 @@ func (a *Acquisition) Next(ctx context.Context) ([]Lease, error) {
 		}
 	}
 }
+
+// waits reports whether the group was asked for and not handed out.
+func (a *Acquisition) waits(group int) bool { return slices.Contains(a.pending, group) }
 
 // take moves what is ready from pending to leases.
 func (a *Acquisition) take() error {
@@ -215,7 +241,7 @@ func (a *Acquisition) Release() {
 	for _, g := range a.pending {
 		if i, _ := t.ring.Find(g); i != ring.None {
 			t.release(i)
-		} else {
+		} else if t.above[g] == nil {
 			t.plan.Cancel(g)
 		}
 	}

@@ -71,14 +71,9 @@ func (b *belowSource) copy() {
 
 func (b *belowSource) record(f, from *fill) {
 	section := b.memory.Slice(int64(f.section)*b.bytes, b.bytes)
-	f.weights = f.weights[:0]
-	var at int64
-	for _, w := range from.weights {
-		data := section.Slice(at, w.Data.Bytes)
-		b.stream.Copy(data, w.Data)
-		w.Data = data
-		f.weights = append(f.weights, w)
-		at += aligned(data.Bytes)
+	f.weights = f.tier.o.Groups[f.group].In(section, f.weights[:0])
+	for i := range f.weights {
+		b.stream.Copy(f.weights[i].Data, from.weights[i].Data)
 	}
 	f.event = b.stream.Record()
 }
@@ -113,11 +108,18 @@ func (b *belowSource) drop(f *fill) bool {
 	t := b.tier
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.above[f.group] != f || !t.plan.Cancel(f.group) {
+	if t.above[f.group] != f || t.acq.waits(f.group) || !t.plan.Cancel(f.group) {
 		return false
 	}
 	t.above[f.group] = nil
 	return true
+}
+
+func (b *belowSource) holds(group int) bool {
+	b.tier.mu.Lock()
+	defer b.tier.mu.Unlock()
+	_, ready := b.tier.ring.Find(group)
+	return ready
 }
 
 func (b *belowSource) close() {

@@ -205,4 +205,6 @@ func (d *disk) drop(f *fill) bool {
 	return false
 }
 
+func (d *disk) holds(int) bool { return false }
+
 func (d *disk) close() {}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/moering/moering/engine/internal/arch"
+	"github.com/moering/moering/kernels"
 	"github.com/moering/moering/offload/reader"
 )
 
@@ -29,6 +30,18 @@ func (g *Group) Bytes() (n int64) {
 		n += g.Parts[i].Extent.Size
 	}
 	return n
+}
+
+// In appends the group's weights to w as they lie in a section of a device with memory of its own.
+func (g *Group) In(section kernels.Span, w []kernels.Weight) []kernels.Weight {
+	var at int64
+	for i := range g.Parts {
+		p := &g.Parts[i]
+		w = append(w, kernels.Weight{Data: section.Slice(at, p.Extent.Size), Type: p.Type, Rows: p.Rows,
+			Cols: p.Cols})
+		at += aligned(p.Extent.Size)
+	}
+	return w
 }
 
 // Experts lists a model's expert groups in the order of arch.Model.Groups; the parts of each are gate,

@@ -40,6 +40,8 @@ type source interface {
 	// drop takes a fill back as far as it has not begun to move bytes. It reports whether all of it
 	// was; arrived is then not called, and otherwise ends the fill with errDropped if part of it was.
 	drop(f *fill) bool
+	// holds reports whether the source has the group in memory.
+	holds(group int) bool
 	// close ends the source, when no fill is under way.
 	close()
 }
@@ -88,8 +90,9 @@ type Options struct {
 	OnOutcome func(layer int, o sched.Outcome, bytes int64)
 }
 
-// Tier owns the sections of one memory. Acquire is called by one goroutine at a time; the rest is
-// internally locked.
+// Tier owns the sections of one memory. Acquire is called by one goroutine at a time, and not before the
+// acquisition is released; the rest is internally locked. In a tier below another both may wait for the
+// same group: the tier above, and an acquisition.
 type Tier struct {
 	o      Options
 	source source
@@ -217,17 +220,25 @@ func (t *Tier) pump() {
 	}
 }
 
-// begin hands a claimed section to the source. It is leased for whoever waits for it, or pinned.
+// begin hands a claimed section to the source. It is leased for each of those who wait for it, the
+// acquisition and the tier above, or pinned.
 func (t *Tier) begin(f *fill, group int, class sched.Class) {
 	f.group, f.class, f.err, f.event = group, class, nil, nil
 	f.above, t.above[group] = t.above[group], nil
-	t.ring.Lease(f.section)
+	asked := t.acq.waits(group)
 	if class != sched.ClassDemand {
 		t.counters.Ahead++
-		if f.above == nil {
-			f.ahead = true
-			t.pins = append(t.pins, f.section)
-		}
+	}
+	if f.above != nil {
+		t.ring.Lease(f.section)
+	}
+	if asked {
+		t.ring.Lease(f.section)
+	}
+	if f.above == nil && !asked {
+		t.ring.Lease(f.section)
+		f.ahead = true
+		t.pins = append(t.pins, f.section)
 	}
 	t.count()
 	t.busy++
