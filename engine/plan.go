@@ -75,14 +75,14 @@ func (e *Engine) makePlan() error {
 	if chunk == 0 {
 		together := o.Context * o.Sequences // several short prompts are fed in one pass
 		chunk, smallest = min(chunkDefault, together), min(chunkLeast, o.Context)
-		for chunk/2 >= smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
-			chunk /= 2
+		for chunk > smallest && e.demand(chunk).work > e.demand(chunk).Budget/8 {
+			chunk = max(chunk/2, smallest)
 		}
 	}
 	d := e.demand(chunk)
 	place := sched.Place(d.Demand)
-	for (!place.Fits || place.Dense < layers) && chunk/2 >= smallest {
-		chunk /= 2
+	for (!place.Fits || place.Dense < layers) && chunk > smallest {
+		chunk = max(chunk/2, smallest)
 		d = e.demand(chunk)
 		place = sched.Place(d.Demand)
 	}
