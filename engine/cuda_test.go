@@ -178,7 +178,13 @@ func TestBudgetsHoldOnCUDA(t *testing.T) {
 		switch i {
 		case 0:
 			o.DeviceMemory, o.HostMemory = least.Least, least.HostLeast
-		case 1: // all that is free, but for a tenth
+		case 1: // all that is free, but for a tenth; passes then have more rows, on the host too
+			o.HostMemory = 1
+			_, p, err := Inspect(model, onCUDA(library, o))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.HostMemory = p.HostLeast
 		default:
 			o.DeviceMemory = least.Least + rng.Int64N(200<<10)
 		}

@@ -354,13 +354,17 @@ func descriptors(t *testing.T) int {
 
 // Too small a budget names the least that works, and that least works.
 func TestBudgetTooSmallSaysTheLeast(t *testing.T) {
-	_, plan, err := Inspect(tiny, Options{Context: 64, HostMemory: 1})
-	if err != nil || plan.Least <= 0 {
-		t.Fatal(plan, err)
+	for _, sequences := range []int{0, 3} { // rows of a pass that halve down to the fewest, and do not
+		o := Options{Context: 64, Sequences: sequences, HostMemory: 1}
+		_, plan, err := Inspect(tiny, o)
+		if err != nil || plan.Least <= 0 {
+			t.Fatal(plan, err)
+		}
+		o.HostMemory = plan.Least - 1
+		if _, err := Open(tiny, o); err == nil {
+			t.Error("a byte less than the least works")
+		}
+		o.HostMemory++
+		generate(t, session(t, open(t, tiny, o)), []int32{1, 2}, 3)
 	}
-	if _, err := Open(tiny, Options{Context: 64, HostMemory: plan.Least - 1}); err == nil {
-		t.Error("a byte less than the least works")
-	}
-	e := open(t, tiny, Options{Context: 64, HostMemory: plan.Least})
-	generate(t, session(t, e), []int32{1, 2}, 3)
 }
