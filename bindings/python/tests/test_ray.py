@@ -1,5 +1,5 @@
-"""Ray Data on a local cluster of two actors, one of which is killed in mid-run: no row is lost, none
-comes twice, and each has its answer. MOERING_RAY_ROWS=10000 is the full run.
+"""Ray Data on a local cluster of two actors, one of which is killed in mid-run: no row is lost,
+none comes twice, and each has its answer. MOERING_RAY_ROWS=10000 is the full run.
 
     pip install "ray[data]"
 """
@@ -58,7 +58,9 @@ class Actors(unittest.TestCase):
             want = {
                 p: r.text for p, r in zip(distinct, engine.batch(distinct, **SAMPLING))
             }
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20
+        )
         try:
             with tempfile.TemporaryDirectory() as directory:
                 grave = str(pathlib.Path(directory) / "grave")
