@@ -31,7 +31,12 @@ func engineOptions(o *C.mr_engine_options) (engine.Options, error) {
 		Sequences: int(o.sequences_max), Chunk: int(o.chunk_tokens_max), Sections: int(o.sections),
 		Exact: o.exact != 0, Device: optional(o.device), Reader: optional(o.reader),
 		Policy: optional(o.policy), KVType: optional(o.kv_type), Verify: optional(o.verify),
-		Getenv: getenv}
+		CuBLASLt: optional(o.cublaslt), Getenv: getenv}
+	if o.kv_tokens_max > elementsMax {
+		return out, fmt.Errorf("%w: kv_tokens_max is %d, more than %d", engine.ErrUsage,
+			uint64(o.kv_tokens_max), elementsMax)
+	}
+	out.KVTokens = int(o.kv_tokens_max)
 	if o.io_timeout_ms > ioTimeoutMax {
 		return out, fmt.Errorf("%w: io_timeout_ms is %d, more than %d", engine.ErrUsage,
 			uint64(o.io_timeout_ms), ioTimeoutMax)

@@ -135,9 +135,13 @@ typedef struct mr_engine_options {
     const char *reader;          /* "uring", "pread"; default: the better one */
     const char *policy;          /* of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru",
                                   * "clock"; default: chosen */
+    uint64_t kv_tokens_max;      /* of all sequences, whose keys and values have memory; default:
+                                  * chosen, at most sequences_max of the longest */
     const char *kv_type;         /* keys and values: "f32", rounded "f16", "q8_0"; default: f32 */
     const char *verify;          /* checksums of a packed model: when a group is read "first",
                                   * "always", "off"; default: first */
+    const char *cublaslt;        /* NVIDIA's library for large 16-bit products on a GPU: "off",
+                                  * "faster" (where it is), "always"; default: off */
     uint64_t io_timeout_ms;      /* a read that takes longer is MR_EIO; default: a minute */
     const char *trace;           /* path of a timeline to write, for Perfetto; default: none */
     const char *routing_trace;   /* path for the experts that each token used; default: none. Both
@@ -149,8 +153,8 @@ typedef struct mr_engine_options {
     const int32_t *open_cancel;  /* not 0 ends mr_engine_open; any thread may set it meanwhile */
 } mr_engine_options;
 #define MR_ENGINE_OPTIONS_INIT \
-    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
-      0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, \
+      NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
 typedef struct mr_model_info {
     uint32_t struct_size;

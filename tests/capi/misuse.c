@@ -355,6 +355,12 @@ static void senseless(void)
     o.policy = "whim";
     STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
     o.policy = NULL;
+    o.cublaslt = "perhaps";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.cublaslt = NULL;
+    o.kv_tokens_max = UINT64_MAX;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.kv_tokens_max = 0;
     o.io_timeout_ms = UINT64_MAX;
     STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
     o.io_timeout_ms = 0;
@@ -988,6 +994,9 @@ static void newer_options(void)
     o.kv_type = "f16";
     STATUS(mr_plan_make("mr:tiny", &o, NULL, &half), MR_OK);
     CHECK(strcmp(half.kv_type, "f16") == 0 && half.kv_bytes * 2 == plan.kv_bytes);
+    o.kv_tokens_max = 256;
+    STATUS(mr_plan_make("mr:tiny", &o, NULL, &half), MR_OK);
+    CHECK(half.kv_tokens == 256 && plan.kv_tokens > 256);
     o.verify = "always";
     o.policy = "lru";
     o.io_timeout_ms = 30000;

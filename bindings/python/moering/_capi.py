@@ -103,8 +103,10 @@ class mr_engine_options(Structure):
     log_level: int
     reader: bytes | None
     policy: bytes | None
+    kv_tokens_max: int
     kv_type: bytes | None
     verify: bytes | None
+    cublaslt: bytes | None
     io_timeout_ms: int
     trace: bytes | None
     routing_trace: bytes | None
@@ -129,8 +131,10 @@ class mr_engine_options(Structure):
         ("log_level", c_int32),
         ("reader", c_char_p),
         ("policy", c_char_p),
+        ("kv_tokens_max", c_uint64),
         ("kv_type", c_char_p),
         ("verify", c_char_p),
+        ("cublaslt", c_char_p),
         ("io_timeout_ms", c_uint64),
         ("trace", c_char_p),
         ("routing_trace", c_char_p),

@@ -64,8 +64,10 @@ class EngineOptions(TypedDict, total=False):
     exact: bool  # float32 activations with block-quantised weights; False
     reader: str  # "uring", "pread"
     policy: str  # of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru", "clock"
+    kv_tokens_max: int  # of all sequences, whose keys and values have memory; chosen
     kv_type: str  # keys and values: "f32", or rounded "f16", "q8_0"
     verify: str  # checksums of a packed model: at the "first" read, "always", "off"
+    cublaslt: str  # NVIDIA's library for large 16-bit products: "off", "faster", "always"
     io_timeout_ms: int  # a read that takes longer raises FileError; a minute
     trace: str | os.PathLike[str]  # a timeline to write, for Perfetto
     routing_trace: str | os.PathLike[str]  # which experts each token used, for moering simulate
@@ -521,8 +523,8 @@ class Engine(_Handle):
         return Session(self, **sampling)
 
     def generate(self, prompt: Prompt, **sampling: Unpack[Sampling]) -> Iterator[Token]:
-        """Generates after a prompt, in a session of its own. Ctrl-C stops it within a layer. Closing
-        the iterator, or leaving it, ends the generation."""
+        """Generates after a prompt, in a session of its own. Ctrl-C stops it within a layer.
+        Closing the iterator, or leaving it, ends the generation."""
         with Session(self, **sampling) as session:
             session.feed(prompt)
             yield from session

@@ -80,6 +80,19 @@ class Generation(Base):
         for name in _capi.FUNCTIONS:
             self.assertIsNotNone(getattr(_library.library(), name).argtypes)
 
+    def test_python_has_what_the_structs_have(self):
+        kinds = moering._engine
+        own = {"struct_size", "log", "log_user", "log_level", "poll", "poll_user", "open_cancel"}
+        for struct, given in (
+            (_capi.mr_engine_options, kinds.EngineOptions.__annotations__),
+            (_capi.mr_session_options, kinds.Sampling.__annotations__),
+            (_capi.mr_model_info, kinds.ModelInfo.__annotations__),
+            (_capi.mr_plan, kinds.Plan.__annotations__),
+            (_capi.mr_stats, kinds.Stats.__annotations__),
+        ):
+            fields = {name for name, *_ in struct._fields_} - own - {"stop_count"}
+            self.assertEqual(set(given), fields, struct.__name__)
+
     def test_everything_public_is_documented(self):
         for name in moering.__all__:
             thing = getattr(moering, name)
@@ -335,7 +348,7 @@ class Misuse(Base):
         self.assertEqual(plan.dense_sections, plan.dense_layers)
         for bad in (
             {"kv_type": "q1"}, {"verify": "?"}, {"policy": "?"}, {"reader": "?"}, {"device": "?"},
-            {"io_timeout_ms": 1 << 60},
+            {"io_timeout_ms": 1 << 60}, {"kv_tokens_max": 1 << 60}, {"cublaslt": "?"},
         ):
             with self.assertRaises(moering.InvalidArgument):
                 moering.Engine("mr:tiny", **bad)
