@@ -17,6 +17,7 @@ import (
 type batch struct {
 	*core.Batch
 	text, tokens, message buffer
+	borrower              *C.mri_failure // of the thread that made the last call
 }
 
 //export mri_batch_open
@@ -78,7 +79,10 @@ func mri_batch_submit_tokens(handle, id C.uint64_t, p *C.int32_t, n C.size_t, f 
 //export mri_batch_next
 func mri_batch_next(handle C.uint64_t, out *C.mr_result, f *C.mri_failure) C.mr_status {
 	return onBatch(f, handle, func(b *batch) error {
-		return b.Next(func(r core.Result) error { return b.give(out, r) })
+		return b.Next(func(r core.Result) error {
+			b.borrower = f
+			return b.give(out, r)
+		})
 	})
 }
 
@@ -118,6 +122,18 @@ func mri_batch_cancel(handle C.uint64_t) {
 	})
 }
 
+//export mri_batch_wake
+func mri_batch_wake(handle C.uint64_t) {
+	_ = core.Guard(func() error {
+		b, err := library.batches.Get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		b.Wake()
+		return nil
+	})
+}
+
 //export mri_batch_close
 func mri_batch_close(handle C.uint64_t) {
 	_ = core.Guard(func() error {
@@ -126,9 +142,9 @@ func mri_batch_close(handle C.uint64_t) {
 			return err // closed before
 		}
 		err = b.Close()
-		b.text.free()
-		b.tokens.free()
-		b.message.free()
+		b.text.release(b.borrower)
+		b.tokens.release(b.borrower)
+		b.message.release(b.borrower)
 		return err
 	})
 }

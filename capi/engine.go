@@ -12,18 +12,36 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/moering/moering/capi/internal/core"
 	"github.com/moering/moering/engine"
 )
 
+// ioTimeoutMax is what io_timeout_ms may be: 49 days. The engine's own bound is less.
+const ioTimeoutMax = 1<<32 - 1
+
 // engineOptions turns C's options, which the shim has completed, into the engine's.
 func engineOptions(o *C.mr_engine_options) (engine.Options, error) {
 	out := engine.Options{Threads: int(o.threads), Context: int(o.context_tokens_max),
 		Sequences: int(o.sequences_max), Chunk: int(o.chunk_tokens_max), Sections: int(o.sections),
 		Exact: o.exact != 0, Device: optional(o.device), Reader: optional(o.reader),
-		Policy: optional(o.policy), Getenv: getenv}
+		Policy: optional(o.policy), KVType: optional(o.kv_type), Verify: optional(o.verify),
+		CuBLASLt: optional(o.cublaslt), Getenv: getenv}
+	if o.kv_tokens_max > elementsMax {
+		return out, fmt.Errorf("%w: kv_tokens_max is %d, more than %d", engine.ErrUsage,
+			uint64(o.kv_tokens_max), elementsMax)
+	}
+	out.KVTokens = int(o.kv_tokens_max)
+	if o.io_timeout_ms > ioTimeoutMax {
+		return out, fmt.Errorf("%w: io_timeout_ms is %d, more than %d", engine.ErrUsage,
+			uint64(o.io_timeout_ms), ioTimeoutMax)
+	}
+	out.IOTimeout = time.Duration(o.io_timeout_ms) * time.Millisecond
 	if o.host_bytes_max > 1<<62 || o.device_bytes_max > 1<<62 {
 		return out, fmt.Errorf("%w: a budget of more than %d bytes", engine.ErrUsage, int64(1<<62))
 	}
@@ -78,7 +96,10 @@ func mri_engine_open(out *C.uint64_t, path *C.char, o *C.mr_engine_options, f *C
 				return C.mri_call_poll(ask, user, C.uint64_t(done), C.uint64_t(total)) != 0
 			}
 		}
-		e, err := core.Open(C.GoString(path), options, poll)
+		ctx, stop := untilSet(o.open_cancel)
+		defer stop()
+		traces := core.Traces{Timeline: optional(o.trace), Routing: optional(o.routing_trace)}
+		e, err := core.Open(ctx, C.GoString(path), options, traces, poll)
 		if err != nil {
 			return err
 		}
@@ -89,6 +110,37 @@ func mri_engine_open(out *C.uint64_t, path *C.char, o *C.mr_engine_options, f *C
 		*out = C.uint64_t(handle)
 		return nil
 	})
+}
+
+// flagEvery is how often a flag of C is looked at.
+const flagEvery = 10 * time.Millisecond
+
+// untilSet is a context that ends once C's number is not 0. Stop waits until nobody looks at it.
+func untilSet(flag *C.int32_t) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	if flag == nil {
+		return ctx, cancel
+	}
+	isSet := func() bool { return atomic.LoadInt32((*int32)(flag)) != 0 }
+	if isSet() {
+		cancel()
+		return ctx, cancel
+	}
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		tick := time.NewTicker(flagEvery)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if isSet() {
+				cancel()
+			}
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	})
+	return ctx, func() { cancel(); looking.Wait() }
 }
 
 // join keeps the first error's kind in front.
@@ -178,13 +230,18 @@ func givePlan(out *C.mr_plan, p engine.Plan) {
 		out.resident = 1
 	}
 	out.budget_bytes, out.least_bytes = C.uint64_t(p.Budget), C.uint64_t(p.Least)
-	out.stay_bytes, out.kv_bytes, out.work_bytes = C.uint64_t(p.Stay), C.uint64_t(p.KV),
-		C.uint64_t(p.Work)
+	out.stay_bytes, out.dense_bytes = C.uint64_t(p.Stay), C.uint64_t(p.Dense)
+	out.kv_bytes, out.work_bytes = C.uint64_t(p.KV), C.uint64_t(p.Work)
 	out.reserve_bytes, out.ring_bytes, out.cache_bytes = C.uint64_t(p.Reserve), C.uint64_t(p.Ring),
 		C.uint64_t(p.Cache)
 	out.kv_tokens, out.sections, out.cache_slots = C.uint32_t(p.KVTokens), C.uint32_t(p.Sections),
 		C.uint32_t(p.CacheSlots)
 	out.groups, out.chunk_tokens = C.uint32_t(p.Groups), C.uint32_t(p.Chunk)
+	out.dense_sections, out.dense_layers = C.uint32_t(p.DenseSections), C.uint32_t(p.DenseLayers)
+	out.host_budget_bytes, out.host_least_bytes = C.uint64_t(p.HostBudget), C.uint64_t(p.HostLeast)
+	out.host_cache_bytes, out.host_cache_slots = C.uint64_t(p.HostCache), C.uint32_t(p.HostSlots)
+	out.host_dense_sections = C.uint32_t(p.HostDense)
+	cut(out.kv_type[:], strings.ToLower(p.KVType))
 	cut(out.device[:], p.Device)
 }
 
@@ -196,6 +253,9 @@ func mri_engine_stats(handle C.uint64_t, out *C.mr_stats, f *C.mri_failure) C.mr
 		out.passes, out.prefill_tokens, out.decode_tokens = C.uint64_t(s.Passes),
 			C.uint64_t(s.PrefillTokens), C.uint64_t(s.DecodeTokens)
 		out.bytes_read, out.reads = C.uint64_t(s.BytesRead), C.uint64_t(s.Reads)
+		out.dense_bytes_read, out.read_busy_ns = C.uint64_t(s.DenseBytesRead), C.uint64_t(s.ReadBusy)
+		out.host_hits, out.host_late = C.uint64_t(s.HostHits), C.uint64_t(s.HostLate)
+		out.host_misses = C.uint64_t(s.HostMisses)
 		out.hits, out.late = C.uint64_t(s.Hits), C.uint64_t(s.Late)
 		out.misses = C.uint64_t(s.Misses)
 		out.prefetched, out.prefetch_useful = C.uint64_t(s.Prefetched), C.uint64_t(s.PrefetchUseful)

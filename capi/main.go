@@ -140,7 +140,7 @@ func fillText(p *C.char, capacity C.size_t, size *C.size_t, s string) error {
 	return err
 }
 
-// buffer is memory of C that a handle lends out. It grows, and is freed with the handle.
+// buffer is memory of C that a handle lends out. It grows, and is released with the handle.
 type buffer struct {
 	p    unsafe.Pointer
 	size int
@@ -172,8 +172,9 @@ func (b *buffer) text(s string) (*C.char, error) {
 	return (*C.char)(p), nil
 }
 
-func (b *buffer) free() {
-	C.free(b.p)
+// release gives the memory back once the thread that it was lent to has done with it.
+func (b *buffer) release(borrower *C.mri_failure) {
+	C.mri_release(borrower, b.p)
 	b.p, b.size = nil, 0
 }
 

@@ -22,15 +22,17 @@
  * Ownership A `**out` handle is the caller's, freed by the matching _close; on failure *out is
  *           NULL. Handles close in any order: an engine lives until its sessions and batches are
  *           gone. A pointer that a call gives out is borrowed until the next call on the same
- *           handle, unless it says otherwise. Where a call fills the caller's buffer, *count_out
+ *           handle, unless it says otherwise; where another thread closes the handle, until this
+ *           thread's next mr_ call. Where a call fills the caller's buffer, *count_out
  *           (or *size_out) is what the whole takes; if that is more than the capacity, the call
  *           returns MR_ELIMIT and the buffer holds nothing of use. A NULL buffer with a capacity
  *           of 0 asks for the size.
  * Handles   are numbers in a pointer's clothes: not to be dereferenced. One that is closed, or of
  *           another kind, is refused with MR_ECLOSED.
  * Threads   mr_engine: any thread, concurrently. mr_session and mr_batch: one thread at a time,
- *           any; a second one is refused with MR_EBUSY. The _cancel and _close calls are for any
- *           thread at any time; _close ends the call that is running, which returns MR_ECLOSED.
+ *           any; a second one is refused with MR_EBUSY. The _cancel, _wake and _close calls are
+ *           for any thread at any time; _close ends the call that is running, which returns
+ *           MR_ECLOSED.
  * Process   Loading starts a Go runtime. After fork() without exec every call in the child is
  *           refused with MR_EFORK. dlclose() does not unload. Signal handlers are to be installed
  *           with SA_ONSTACK. The library writes to stdout and stderr never, installs no signal
@@ -112,10 +114,6 @@ enum { MR_LOG_DEBUG = -4, MR_LOG_INFO = 0, MR_LOG_WARN = 4, MR_LOG_ERROR = 8 };
  * cancels the call, which returns MR_ECANCELED. Inside, no mr_ call but _cancel. */
 typedef int32_t (*mr_poll_fn)(void *user, uint64_t done, uint64_t total);
 
-/* A ready-made mr_poll_fn: cancels while the int32_t that user points to is not 0. Any thread
- * may set it. */
-MR_API int32_t mr_poll_flag(void *user, uint64_t done, uint64_t total);
-
 enum { MR_AUTO = 0, MR_ON = 1, MR_OFF = 2 };
 
 /* Fill with MR_*_INIT, then set fields; 0 or NULL means the documented default. Append only. */
@@ -123,8 +121,9 @@ typedef struct mr_engine_options {
     uint32_t struct_size;        /* sizeof(mr_engine_options) as the caller compiled it */
     int32_t threads;             /* that compute; default: one a processor */
     uint64_t host_bytes_max;     /* all that is held in RAM; default: 3/4 of what is available */
-    uint64_t device_bytes_max;   /* on a device with memory of its own; default: chosen */
-    const char *device;          /* "cpu", "cuda", "ref" (slow, float64); default: the best */
+    uint64_t device_bytes_max;   /* on a device with memory of its own; default: 9/10 of it */
+    const char *device;          /* "cpu"; "cuda" (the first GPU), "cuda:1", "cuda:GPU-UUID";
+                                  * "ref" (slow, float64); default: the best */
     uint32_t context_tokens_max; /* longest sequence; default: the model's, but at most 4096 */
     uint32_t sequences_max;      /* sessions open at once; default: 8 */
     uint32_t chunk_tokens_max;   /* tokens of a pass; default: chosen from the budget */
@@ -134,15 +133,28 @@ typedef struct mr_engine_options {
     int32_t exact;               /* not 0: float32 activations with block-quantised weights */
     int32_t log_level;           /* least level that is logged; default: MR_LOG_INFO */
     const char *reader;          /* "uring", "pread"; default: the better one */
-    const char *policy;          /* of the expert cache: "lfu", "lru", "clock"; default: chosen */
+    const char *policy;          /* of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru",
+                                  * "clock"; default: chosen */
+    uint64_t kv_tokens_max;      /* of all sequences, whose keys and values have memory; default:
+                                  * chosen, at most sequences_max of the longest */
+    const char *kv_type;         /* keys and values: "f32", rounded "f16", "q8_0"; default: f32 */
+    const char *verify;          /* checksums of a packed model: when a group is read "first",
+                                  * "always", "off"; default: first */
+    const char *cublaslt;        /* NVIDIA's library for large 16-bit products on a GPU: "off",
+                                  * "faster" (where it is), "always"; default: off */
+    uint64_t io_timeout_ms;      /* a read that takes longer is MR_EIO; default: a minute */
+    const char *trace;           /* path of a timeline to write, for Perfetto; default: none */
+    const char *routing_trace;   /* path for the experts that each token used; default: none. Both
+                                  * files are complete once the engine is freed */
     mr_log_fn log;               /* default: silent */
     void *log_user;
     mr_poll_fn poll;             /* for mr_engine_open and every later call on this engine */
     void *poll_user;
+    const int32_t *open_cancel;  /* not 0 ends mr_engine_open; any thread may set it meanwhile */
 } mr_engine_options;
 #define MR_ENGINE_OPTIONS_INIT \
-    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
-      NULL, NULL }
+    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, \
+      NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
 typedef struct mr_model_info {
     uint32_t struct_size;
@@ -163,26 +175,37 @@ typedef struct mr_model_info {
 } mr_model_info;
 #define MR_MODEL_INFO_INIT { sizeof(mr_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0} }
 
-/* How the budget is split; bytes unless the name says otherwise. */
+/* How the budget is split: that of the memory that is computed in, and beside it the host's, on a
+ * device with memory of its own; elsewhere what is named host_ is 0. */
 typedef struct mr_plan {
     uint32_t struct_size;
     int32_t resident; /* not 0: every expert fits, and nothing streams after the first touch */
     uint64_t budget_bytes;
     uint64_t least_bytes; /* the smallest budget that works with these options */
     uint64_t stay_bytes;  /* weights that stay */
+    uint64_t dense_bytes; /* sections for the layers' dense weights */
     uint64_t kv_bytes;
     uint64_t work_bytes;    /* activations and scratch */
     uint64_t reserve_bytes; /* the program itself */
     uint64_t ring_bytes;
     uint64_t cache_bytes;
+    uint64_t host_budget_bytes;
+    uint64_t host_least_bytes;
+    uint64_t host_cache_bytes; /* experts in page-locked memory */
     uint32_t kv_tokens;
     uint32_t sections;
     uint32_t cache_slots; /* experts that the cache holds */
     uint32_t groups;      /* experts that the model has */
     uint32_t chunk_tokens;
-    char device[20];
+    uint32_t dense_sections; /* layers whose dense weights are in memory at once */
+    uint32_t dense_layers;   /* of so many; if they are more, dense weights stream */
+    uint32_t host_cache_slots;
+    uint32_t host_dense_sections;
+    char kv_type[12];
+    char device[64];
 } mr_plan;
-#define MR_PLAN_INIT { sizeof(mr_plan), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0} }
+#define MR_PLAN_INIT \
+    { sizeof(mr_plan), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0} }
 
 typedef struct mr_stats { /* counters since mr_engine_open */
     uint32_t struct_size;
@@ -190,21 +213,26 @@ typedef struct mr_stats { /* counters since mr_engine_open */
     uint64_t passes;
     uint64_t prefill_tokens;
     uint64_t decode_tokens;
-    uint64_t bytes_read; /* experts, from disk */
+    uint64_t bytes_read;       /* experts, from disk */
+    uint64_t dense_bytes_read; /* dense weights, where they stream */
     uint64_t reads;
     uint64_t hits; /* experts found in memory when asked for */
     uint64_t late; /* found on their way */
     uint64_t misses;
     uint64_t prefetched;
     uint64_t prefetch_useful; /* of prefetched, asked for while still there */
-    uint64_t wait_ns;         /* computing stood still for weights */
-    uint64_t busy_ns;         /* passes took in all */
+    uint64_t host_hits; /* in host memory, of what a device's own memory misses; elsewhere 0 */
+    uint64_t host_late;
+    uint64_t host_misses;
+    uint64_t read_busy_ns; /* at least one read was under way */
+    uint64_t wait_ns;      /* computing stood still for weights */
+    uint64_t busy_ns;      /* passes took in all */
     uint64_t memory_peak_bytes; /* resident set of the process */
 } mr_stats;
-#define MR_STATS_INIT { sizeof(mr_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define MR_STATS_INIT { sizeof(mr_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Opens a GGUF file, a Hugging Face directory, or the model that is part of the library, "mr:tiny".
- * options may be NULL. poll can cancel it. */
+ * options may be NULL. poll and open_cancel can cancel it. */
 MR_API mr_status mr_engine_open(mr_engine **out, const char *path,
                                 const mr_engine_options *options);
 /* NULL and a closed handle are no-ops. Memory is freed when sessions and batches are closed too. */
@@ -387,6 +415,9 @@ MR_API mr_status mr_batch_submit_tokens(mr_batch *batch, uint64_t id, const int3
 MR_API mr_status mr_batch_next(mr_batch *batch, mr_result *out);
 /* Ends all prompts that are under way; their results have MR_ECANCELED. */
 MR_API void mr_batch_cancel(mr_batch *batch);
+/* The running mr_batch_next returns MR_ECANCELED; prompts go on, and no result is lost. */
+MR_API void mr_batch_wake(mr_batch *batch);
+/* NULL and a closed handle are no-ops. Ends all that is running and waits for it. */
 MR_API void mr_batch_close(mr_batch *batch);
 
 /* Takes a result as it comes; done of total are there. A result other than 0 cancels the rest. The

@@ -27,6 +27,7 @@ const (
 type session struct {
 	*core.Session
 	text, alternatives, logits buffer
+	borrower                   *C.mri_failure // of the thread that made the last call
 }
 
 func sampling(o *C.mr_session_options) (engine.Sampling, error) {
@@ -89,9 +90,9 @@ func mri_session_close(handle C.uint64_t) {
 			return err // closed before
 		}
 		err = s.Close()
-		s.text.free()
-		s.alternatives.free()
-		s.logits.free()
+		s.text.release(s.borrower)
+		s.alternatives.release(s.borrower)
+		s.logits.release(s.borrower)
 		return err
 	})
 }
@@ -116,7 +117,10 @@ func on(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session
 		if err != nil {
 			return err
 		}
-		return s.Do(func(ctx context.Context) error { return work(ctx, s) })
+		return s.Do(func(ctx context.Context) error {
+			s.borrower = f
+			return work(ctx, s)
+		})
 	})
 }
 
@@ -200,7 +204,7 @@ func finish(s string) C.int32_t {
 
 //export mri_session_token
 func mri_session_token(handle C.uint64_t, out *C.mr_token, f *C.mri_failure) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		token, ok := s.Last()
 		if !ok {
 			return fmt.Errorf("%w: no token was generated since the last feed", engine.ErrUsage)
@@ -231,7 +235,7 @@ func probs(in []engine.TokenProb) []C.mr_token_prob {
 
 //export mri_session_length
 func mri_session_length(handle C.uint64_t, count *C.size_t, f *C.mri_failure) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		*count = C.size_t(s.Inner().Len())
 		return nil
 	})
@@ -240,7 +244,7 @@ func mri_session_length(handle C.uint64_t, count *C.size_t, f *C.mri_failure) C.
 //export mri_session_tokens
 func mri_session_tokens(handle C.uint64_t, ids *C.int32_t, capacity C.size_t, count *C.size_t,
 	f *C.mri_failure) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		return fill(ids, capacity, count, s.Inner().Tokens())
 	})
 }
@@ -248,7 +252,7 @@ func mri_session_tokens(handle C.uint64_t, ids *C.int32_t, capacity C.size_t, co
 //export mri_session_logits
 func mri_session_logits(handle C.uint64_t, out **C.float, count *C.size_t, f *C.mri_failure,
 ) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		logits := s.Inner().Logits()
 		if logits == nil {
 			return fmt.Errorf("%w: there are no logits: nothing was fed since the session began "+
@@ -266,7 +270,7 @@ func mri_session_logits(handle C.uint64_t, out **C.float, count *C.size_t, f *C.
 //export mri_session_top
 func mri_session_top(handle C.uint64_t, out *C.mr_token_prob, n C.size_t, count *C.size_t,
 	f *C.mri_failure) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		if n > elementsMax {
 			return fmt.Errorf("%w: the top %d", engine.ErrUsage, uint64(n))
 		}
@@ -276,7 +280,7 @@ func mri_session_top(handle C.uint64_t, out *C.mr_token_prob, n C.size_t, count 
 
 //export mri_session_truncate
 func mri_session_truncate(handle C.uint64_t, count C.size_t, f *C.mri_failure) C.mr_status {
-	return on(f, handle, func(_ context.Context, s *session) error {
+	return here(f, handle, func(_ context.Context, s *session) error {
 		if count > elementsMax {
 			return fmt.Errorf("%w: truncate to %d tokens", engine.ErrUsage, uint64(count))
 		}
@@ -309,7 +313,8 @@ func mri_session_restore(handle C.uint64_t, path *C.char, f *C.mri_failure) C.mr
 	})
 }
 
-// here is on for work that calls C back: it runs on the thread of the call.
+// here is on for work that calls C back, or is done at once: it runs on the thread of the call,
+// without polling.
 func here(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *session) error,
 ) C.mr_status {
 	return call(f, func() error {
@@ -317,7 +322,10 @@ func here(f *C.mri_failure, handle C.uint64_t, work func(context.Context, *sessi
 		if err != nil {
 			return err
 		}
-		return s.DoHere(func(ctx context.Context) error { return work(ctx, s) })
+		return s.DoHere(func(ctx context.Context) error {
+			s.borrower = f
+			return work(ctx, s)
+		})
 	})
 }
 

@@ -15,16 +15,77 @@
 /* ---- Process and thread ---------------------------------------------------------------------- */
 
 static atomic_int forked; /* this process is a fork's child: the Go runtime has no threads here */
-static pthread_key_t failure_key;    /* frees a thread's failure at the thread's end */
-static atomic_int failure_key_ready; /* keys are few: there may be none */
+static pthread_key_t thread_key;    /* frees what belongs to a thread at the thread's end */
+static atomic_int thread_key_ready; /* keys are few: there may be none */
+
+/* Memory of a handle that was closed by another thread than the one that it was lent to. */
+typedef struct lent {
+    struct lent *next;
+    void *memory;
+} lent;
+
+typedef struct thread {
+    mri_failure failure; /* first: its address is the thread's */
+    struct thread *next;
+    _Atomic(lent *) lent; /* which its next call frees */
+} thread;
+
+static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER; /* not taken in a fork's child */
+static thread *threads;
 
 /* One pointer, since thread-local memory of a library that is loaded late is scarce. */
-static _Thread_local mri_failure *failure;
+static _Thread_local thread *self;
 
-static void free_failure(void *p)
+static void free_lent(thread *t)
 {
-    free(p);
-    failure = NULL;
+    lent *l = atomic_exchange(&t->lent, NULL);
+    while (l != NULL) {
+        lent *next = l->next;
+        free(l->memory);
+        free(l);
+        l = next;
+    }
+}
+
+static void free_thread(void *p)
+{
+    thread *t = p, **at = &threads;
+    self = NULL;
+    if (atomic_load(&forked))
+        return;
+    pthread_mutex_lock(&threads_lock);
+    while (*at != t)
+        at = &(*at)->next;
+    *at = t->next;
+    pthread_mutex_unlock(&threads_lock);
+    free_lent(t);
+    free(t);
+}
+
+void mri_release(mri_failure *borrower, void *memory)
+{
+    thread *t = (thread *)borrower, *known;
+    lent *l;
+    if (t == self) {
+        free(memory);
+        return;
+    }
+    if (memory == NULL || (l = malloc(sizeof *l)) == NULL)
+        return; /* rather lost than another's while it is looked at */
+    l->memory = memory;
+    pthread_mutex_lock(&threads_lock);
+    for (known = threads; known != NULL && known != t;)
+        known = known->next;
+    if (known != NULL) {
+        l->next = atomic_load(&t->lent);
+        while (!atomic_compare_exchange_weak(&t->lent, &l->next, l))
+            ;
+    }
+    pthread_mutex_unlock(&threads_lock);
+    if (known == NULL) { /* that thread has ended */
+        free(memory);
+        free(l);
+    }
 }
 
 static void note_fork(void) { atomic_store(&forked, 1); }
@@ -32,19 +93,25 @@ static void note_fork(void) { atomic_store(&forked, 1); }
 __attribute__((constructor)) static void load(void)
 {
     pthread_atfork(NULL, NULL, note_fork);
-    if (pthread_key_create(&failure_key, free_failure) == 0)
-        atomic_store(&failure_key_ready, 1);
+    if (pthread_key_create(&thread_key, free_thread) == 0)
+        atomic_store(&thread_key_ready, 1);
 }
 
 /* This thread's failure; NULL if there is no memory for one. */
 static mri_failure *own_failure(void)
 {
-    if (failure == NULL && (failure = calloc(1, sizeof *failure)) != NULL) {
-        failure->offset = -1;
-        if (atomic_load(&failure_key_ready))
-            pthread_setspecific(failure_key, failure);
+    if (self == NULL && (self = calloc(1, sizeof *self)) != NULL) {
+        self->failure.offset = -1;
+        if (!atomic_load(&forked)) {
+            pthread_mutex_lock(&threads_lock);
+            self->next = threads;
+            threads = self;
+            pthread_mutex_unlock(&threads_lock);
+            if (atomic_load(&thread_key_ready))
+                pthread_setspecific(thread_key, self);
+        }
     }
-    return failure;
+    return self == NULL ? NULL : &self->failure;
 }
 
 static mr_status fail(mr_status status, const char *format, ...)
@@ -73,6 +140,8 @@ static mr_status begin(mri_failure **out)
     if (atomic_load(&forked))
         return fail(MR_EFORK, "this process was forked after the library was loaded; fork before "
                               "loading it, or start the process anew (exec, or spawn in Python)");
+    if (atomic_load_explicit(&self->lent, memory_order_relaxed) != NULL)
+        free_lent(self);
     return MR_OK;
 }
 
@@ -154,12 +223,6 @@ void mri_call_log(mr_log_fn log, void *user, int32_t level, const char *message)
 int32_t mri_call_poll(mr_poll_fn poll, void *user, uint64_t done, uint64_t total)
 {
     return poll(user, done, total);
-}
-
-int32_t mr_poll_flag(void *user, uint64_t done, uint64_t total)
-{
-    (void)done, (void)total;
-    return user == NULL ? 0 : __atomic_load_n((int32_t *)user, __ATOMIC_RELAXED);
 }
 
 int32_t mri_call_write(mr_write_fn write, void *user, const void *data, size_t data_size)
@@ -630,6 +693,12 @@ void mr_batch_cancel(mr_batch *batch)
 {
     if (batch != NULL && !atomic_load(&forked))
         mri_batch_cancel(number(batch));
+}
+
+void mr_batch_wake(mr_batch *batch)
+{
+    if (batch != NULL && !atomic_load(&forked))
+        mri_batch_wake(number(batch));
 }
 
 void mr_batch_close(mr_batch *batch)

@@ -21,4 +21,9 @@ void mri_call_log(mr_log_fn log, void *user, int32_t level, const char *message)
 int32_t mri_call_poll(mr_poll_fn poll, void *user, uint64_t done, uint64_t total);
 int32_t mri_call_write(mr_write_fn write, void *user, const void *data, size_t data_size);
 int64_t mri_call_read(mr_read_fn read, void *user, void *data, size_t data_capacity);
+
+/* Frees memory that a closed handle has lent. The thread that made the last call on the handle,
+ * whose failure borrower is, may be looking at it until its next call: if that is another one, it
+ * frees it then. */
+void mri_release(mri_failure *borrower, void *memory);
 #endif

@@ -8,7 +8,14 @@
 //
 // # Compatibility
 //
-// Before 1.0 the API may change with any minor version; CHANGELOG.md names each change.
+// Versions follow Go's semantic import versioning. Before v1.0.0 the API may change with any minor
+// version; CHANGELOG.md names each change. From then on a program that builds with this import path
+// builds with every later version of it, and what is incompatible gets another path, ending in /v2.
+// The promise is for package engine: other packages of the module serve it and may change. Options,
+// Sampling and the structs that are returned grow by fields, so write their literals with field
+// names. Values, texts of errors and log lines are not part of it; the kinds of error (ErrBudget and
+// so on) are. The tokens of a seed may change with a version, as rounding does. The C API has
+// versions of its own: docs/capi-changes.md.
 package engine
 
 import (

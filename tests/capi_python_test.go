@@ -1,12 +1,15 @@
 package tests
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // python finds an interpreter; MOERING_PYTHON names one with NumPy, tqdm, Ray and LangChain,
@@ -26,19 +29,22 @@ func python(t *testing.T) string {
 }
 
 // pythonEnv lets Python find the package in the source tree, and the library that was built.
-func pythonEnv(c clib) []string {
-	return append(os.Environ(), "PYTHONPATH=../bindings/python",
-		"MOERING_LIBRARY="+filepath.Join(c.lib(), "libmoering.so"), "PYTHONDONTWRITEBYTECODE=1")
+func pythonEnv(t *testing.T, c clib) []string {
+	t.Helper()
+	tree, err := filepath.Abs("../bindings/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(os.Environ(), "PYTHONPATH="+tree, "PYTHONDONTWRITEBYTECODE=1",
+		"MOERING_LIBRARY="+filepath.Join(c.lib(), "libmoering.so"), "RAY_USAGE_STATS_ENABLED=0")
 }
 
-// The Python package's own tests: generation, sessions, misuse, processes and signals, examples.
+// The Python package's own tests: generation, sessions, misuse, processes and signals, examples,
+// and a Ray cluster, which takes half a minute.
 func TestPythonPackage(t *testing.T) {
 	c, bin := needLibrary(t), python(t)
 	cmd := exec.Command(bin, "-m", "unittest", "discover", "-s", "../bindings/python/tests")
-	cmd.Env = pythonEnv(c)
-	if os.Getenv("MOERING_RAY_ROWS") == "" {
-		cmd.Args = append(cmd.Args, "-p", "test_[!r]*.py") // a cluster takes a minute to start
-	}
+	cmd.Env = pythonEnv(t, c)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -57,8 +63,26 @@ func TestPythonPackageIsTyped(t *testing.T) {
 	}
 }
 
-// The wheel installs into a fresh environment, and the example there writes what the command line
-// writes, with no Go and no other library in reach.
+// What the wheel may add to an environment, in bytes, and how long opening the built-in model in a
+// new process may take, library included, at the best of openingTries.
+const (
+	wheelBytesMax = 40e6
+	openingMax    = 300 * time.Millisecond
+	openingTries  = 5
+)
+
+// openingScript prints the seconds from the import to an open model.
+const openingScript = `
+import time
+begin = time.perf_counter()
+import moering
+engine = moering.Engine("mr:tiny")
+print(time.perf_counter() - begin)
+engine.close()
+`
+
+// The wheel installs into a fresh environment, and the examples there write what the command line
+// writes, with no Go and no other library in reach. It is small, and opens a model at once.
 func TestWheelInFreshEnvironment(t *testing.T) {
 	c, bin := needLibrary(t), python(t)
 	if _, err := exec.LookPath("readelf"); err != nil {
@@ -82,16 +106,58 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 	fresh := filepath.Join(dir, "venv", "bin", "python")
 	run(t, exec.Command(fresh, "-m", "pip", "install", "--quiet", "--no-index",
 		"--disable-pip-version-check", wheel))
-	const prompt, seed = "package main\n\nimport (", "11"
-	cmd := exec.Command(fresh, "../docs/examples/python/generate.py", "mr:tiny", prompt, seed)
-	cmd.Env = []string{"PATH=/nowhere"}
-	got := string(run(t, cmd))
+	inFresh := func(args ...string) string {
+		cmd := exec.Command(fresh, args...)
+		cmd.Env = []string{"PATH=/nowhere"}
+		return string(run(t, cmd))
+	}
 	moering := filepath.Join(dir, "moering")
 	run(t, exec.Command("go", "build", "-o", moering, "../cmd/moering"))
-	want := string(run(t, exec.Command(moering, "run", "-m", tinyModel, "--context=512", "-n", "64",
-		"--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)))
-	if got != strings.TrimSuffix(want, "\n") || len(got) < 10 {
+	byCommand := func(args ...string) string {
+		return strings.TrimSuffix(string(run(t, exec.Command(moering,
+			append([]string{"run", "-m", tinyModel, "-n", "64"}, args...)...))), "\n")
+	}
+	const prompt, seed = "package main\n\nimport (", "11"
+	got := inFresh("../docs/examples/python/generate.py", "mr:tiny", prompt, seed)
+	want := byCommand("--context=512", "--temperature=0.8", "--top-p=0.95", "--seed", seed, prompt)
+	if got != want || len(got) < 10 {
 		t.Errorf("%q, the command line %q", got, want)
+	}
+	_, readme, _ := strings.Cut(read(t, "../bindings/python/README.md"), "```python\n")
+	readme, _, _ = strings.Cut(readme, "```")
+	if got, want := inFresh("-c", readme), byCommand("package main"); got != want || len(got) < 10 {
+		t.Errorf("the README's lines: %q, the command line %q", got, want)
+	}
+	installed := strings.TrimSpace(inFresh("-c", "import moering; print(moering.__path__[0])"))
+	wheelIsSmallAndQuick(t, installed, func() string { return inFresh("-c", openingScript) })
+}
+
+func wheelIsSmallAndQuick(t *testing.T, installed string, open func() string) {
+	t.Helper()
+	var bytes int64
+	err := filepath.WalkDir(installed, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		bytes += info.Size()
+		return err
+	})
+	if err != nil || bytes > wheelBytesMax || bytes < 1<<20 {
+		t.Errorf("%d bytes are installed in %s, at most %.0f may be; %v", bytes, installed,
+			wheelBytesMax, err)
+	}
+	best := time.Hour
+	for range openingTries {
+		seconds, err := strconv.ParseFloat(strings.TrimSpace(open()), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Duration(seconds*float64(time.Second)))
+	}
+	t.Logf("%.1f MB installed, opened in %v", float64(bytes)/1e6, best.Round(time.Millisecond))
+	if best > openingMax {
+		t.Errorf("import and opening the built-in model take %v, at most %v", best, openingMax)
 	}
 }
 

@@ -22,8 +22,8 @@ with moering.Engine(sys.argv[1], context_tokens_max=512, sequences_max=1) as eng
 print((len(times) - 1) / (times[-1] - times[0]))
 `
 
-// TestSpeedThroughTheBindings shows tokens a second through C and Python beside the command line's, in
-// turns on one machine. It asserts nothing: a time depends on what else the machine does.
+// TestSpeedThroughTheBindings shows tokens a second through C and Python beside the command line's,
+// in turns on one machine. It asserts nothing: a time depends on what else the machine does.
 func TestSpeedThroughTheBindings(t *testing.T) {
 	if os.Getenv("MOERING_SPEED") == "" {
 		t.Skip("MOERING_SPEED=1 runs it: it measures, and wants a quiet machine")
@@ -57,7 +57,7 @@ func TestSpeedThroughTheBindings(t *testing.T) {
 		return number(run(t, exec.Command(inC, tinyModel, tokens)))
 	}}, {"Python", func() float64 {
 		cmd := exec.Command(interpreter, "-c", speedScript, tinyModel, tokens)
-		cmd.Env = pythonEnv(c)
+		cmd.Env = pythonEnv(t, c)
 		return number(run(t, cmd))
 	}}}
 	const rounds = 9

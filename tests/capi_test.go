@@ -5,12 +5,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/moering/moering/engine"
 )
 
 // clib is the C library as ./build.sh lib installs it, made once for all tests.
@@ -87,7 +90,7 @@ const (
 )
 
 // The header is C11 and C++17 without a warning, initialisers included, and needs nothing before
-// it.
+// it. Its structs have no padding, in which an older program's rubbish would become a newer field.
 func TestHeaderIsCleanCAndCXX(t *testing.T) {
 	needC(t)
 	text, err := os.ReadFile(header)
@@ -113,8 +116,34 @@ func TestHeaderIsCleanCAndCXX(t *testing.T) {
 			t.Logf("%s is not here: its half of the test is left out", c[0])
 			continue
 		}
-		run(t, exec.Command(c[0], c[2], "-Wall", "-Wextra", "-pedantic", "-Werror", "-I../capi",
-			"-c", file, "-o", filepath.Join(dir, "out.o")))
+		run(t, exec.Command(c[0], c[2], "-Wall", "-Wextra", "-pedantic", "-Wpadded", "-Werror",
+			"-I../capi", "-c", file, "-o", filepath.Join(dir, "out.o")))
+	}
+}
+
+// What the engine can be told and tells is in the C API, as far as its Go files show.
+func TestCAPIHasTheEnginesOptionsAndFigures(t *testing.T) {
+	text := read(t, "../capi/engine.go") + read(t, "../capi/session.go") +
+		read(t, "../capi/internal/core/engine.go")
+	for _, s := range []struct {
+		kind   reflect.Type
+		from   string // a variable of this kind in the text, or none
+		except string // what C has otherwise, or for itself
+	}{{reflect.TypeFor[engine.Options](), "(out|options|o)", ""},
+		{reflect.TypeFor[engine.Sampling](), "out", ""},
+		{reflect.TypeFor[engine.Info](), "i", "Path"},
+		{reflect.TypeFor[engine.Plan](), "p", ""},
+		{reflect.TypeFor[engine.Stats](), "s", ""}} {
+		for i := range s.kind.NumField() {
+			f := s.kind.Field(i)
+			if !f.IsExported() || f.Name == s.except {
+				continue
+			}
+			used := regexp.MustCompile(`\b` + s.from + `\.` + f.Name + `\b|\b` + f.Name + `: `)
+			if !used.MatchString(text) {
+				t.Errorf("the C API knows nothing of %v.%s", s.kind, f.Name)
+			}
+		}
 	}
 }
 
@@ -155,7 +184,7 @@ func TestLibraryExportsTheHeader(t *testing.T) {
 		t.Errorf("no soname:\n%s", out)
 	}
 	info, err := os.Stat(shared)
-	if err != nil || info.Size() > 40<<20 {
+	if err != nil || info.Size() > wheelBytesMax {
 		t.Errorf("%v bytes, %v", info.Size(), err)
 	}
 }

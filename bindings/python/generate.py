@@ -28,6 +28,7 @@ SCALARS = {
 
 class Header:
     def __init__(self, text: str) -> None:
+        self.version = re.findall(r"#define MR_API_VERSION MR_VERSION\((\d+), (\d+)\)", text)[0]
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
         text = re.sub(r"#define (?:[^\n]*\\\n)*[^\n]*\n", "\n", text)
         self.handles = re.findall(r"typedef struct (\w+) \1;", text)
@@ -43,7 +44,7 @@ class Header:
         self.callback_names = {name for _, name, _ in self.callbacks}
 
     def ctype(self, declared: str, sized: bool = False) -> str:
-        """The ctypes expression of a C type. A string whose size goes with it is not cut at a NUL."""
+        """The ctypes expression of a C type. A sized string is not cut at a NUL."""
         t = " ".join(declared.replace("*", " * ").split())
         plain = t.replace("const ", "").replace(" const", "")
         base, stars = plain.replace(" *", ""), plain.count("*")
@@ -106,7 +107,8 @@ def python_type(ctype: str) -> str:
         return "Any"
     if "c_char *" in ctype:
         return "bytes"
-    return {"c_float": "float", "c_char_p": "bytes | None", "c_void_p": "int | None"}.get(ctype, "int")
+    special = {"c_float": "float", "c_char_p": "bytes | None", "c_void_p": "int | None"}
+    return special.get(ctype, "int")
 
 
 def render(h: Header) -> str:
@@ -139,6 +141,7 @@ def render(h: Header) -> str:
         "from typing import Any, ClassVar",
         "",
     ]
+    out.extend([f"API_VERSION = ({h.version[0]}, {h.version[1]})", ""])
     for body in h.enums:
         value = 0
         for item in body.split(","):

@@ -2,9 +2,9 @@
 
     python3 wheel.py LIBRARY DIRECTORY
 
-The wheel works with any Python 3.9 or later (py3-none). Its platform tag is made from the newest glibc
-symbol that the library needs, so that pip installs it exactly where it can be loaded. Files have a
-fixed date: the same inputs give the same bytes.
+The wheel works with any Python 3.9 or later (py3-none). Its platform tag is made from the newest
+glibc symbol that the library needs, so that pip installs it exactly where it can be loaded. Files
+have a fixed date: the same inputs give the same bytes.
 """
 
 import base64

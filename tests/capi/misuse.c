@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -80,7 +81,11 @@ static void null_everywhere(void)
     const float *values;
     const char *text;
     const char *texts[1] = {NULL};
-    mr_message message = {NULL, "text"};
+    mr_message message = {NULL, "text"}, whole = {"user", "text"};
+    mr_model_info info = MR_MODEL_INFO_INIT;
+    mr_plan plan = MR_PLAN_INIT;
+    mr_stats stats = MR_STATS_INIT;
+    mr_token_prob prob;
 
     STATUS(mr_batch_open(&b, e, NULL, 1), MR_OK);
     STATUS(mr_engine_open(NULL, "mr:tiny", NULL), MR_EINVAL);
@@ -90,9 +95,11 @@ static void null_everywhere(void)
     mr_engine_cancel(NULL);
     STATUS(mr_plan_make(NULL, NULL, NULL, NULL), MR_EINVAL);
     STATUS(mr_plan_make("mr:tiny", NULL, NULL, NULL), MR_OK);
-    STATUS(mr_engine_info(NULL, NULL), MR_EINVAL);
+    STATUS(mr_engine_info(NULL, &info), MR_EINVAL);
     STATUS(mr_engine_info(e, NULL), MR_EINVAL);
+    STATUS(mr_engine_plan(NULL, &plan), MR_EINVAL);
     STATUS(mr_engine_plan(e, NULL), MR_EINVAL);
+    STATUS(mr_engine_stats(NULL, &stats), MR_EINVAL);
     STATUS(mr_engine_stats(e, NULL), MR_EINVAL);
     STATUS(mr_engine_encode(NULL, "a", 1, 0, &id, 1, &n), MR_EINVAL);
     STATUS(mr_engine_encode(e, NULL, 1, 0, &id, 1, &n), MR_EINVAL);
@@ -101,17 +108,27 @@ static void null_everywhere(void)
     STATUS(mr_engine_encode(e, NULL, 0, 0, NULL, 0, &n), MR_OK);
     STATUS(mr_engine_encode(e, "a", 1, 0, NULL, 0, &n), MR_ELIMIT);
     CHECK(n == 1);
+    STATUS(mr_engine_decode(NULL, &id, 1, 0, NULL, 0, &n), MR_EINVAL);
     STATUS(mr_engine_decode(e, NULL, 1, 0, NULL, 0, &n), MR_EINVAL);
     STATUS(mr_engine_decode(e, &id, 1, 0, NULL, 1, &n), MR_EINVAL);
     STATUS(mr_engine_decode(e, &id, 1, 0, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_token(NULL, 0, NULL, 0, &n, NULL), MR_EINVAL);
     STATUS(mr_engine_token(e, 0, NULL, 1, &n, NULL), MR_EINVAL);
     STATUS(mr_engine_token(e, 0, NULL, 0, NULL, NULL), MR_EINVAL);
+    STATUS(mr_engine_find_token(NULL, "a", &id), MR_EINVAL);
     STATUS(mr_engine_find_token(e, NULL, &id), MR_EINVAL);
     STATUS(mr_engine_find_token(e, "a", NULL), MR_EINVAL);
+    STATUS(mr_engine_chat_text(NULL, &whole, 1, NULL, 0, &n), MR_EINVAL);
     STATUS(mr_engine_chat_text(e, NULL, 1, NULL, 0, &n), MR_EINVAL);
     STATUS(mr_engine_chat_text(e, &message, 1, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_text(e, &whole, 1, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_text(e, &whole, 1, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(NULL, &whole, 1, NULL, 0, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(e, NULL, 1, NULL, 0, &n), MR_EINVAL);
     STATUS(mr_engine_chat_tokens(e, &message, 1, NULL, 0, &n), MR_EINVAL);
-    STATUS(mr_engine_chat_tokens(e, &message, 1, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(e, &whole, 1, NULL, 1, &n), MR_EINVAL);
+    STATUS(mr_engine_chat_tokens(e, &whole, 1, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_engine_embed(NULL, &id, 1, MR_POOL_MEAN, &value, 1, &n), MR_EINVAL);
     STATUS(mr_engine_embed(e, NULL, 1, MR_POOL_MEAN, &value, 1, &n), MR_EINVAL);
     STATUS(mr_engine_embed(e, &id, 1, MR_POOL_MEAN, NULL, 1, &n), MR_EINVAL);
     STATUS(mr_engine_embed(e, &id, 1, MR_POOL_MEAN, NULL, 0, NULL), MR_EINVAL);
@@ -125,7 +142,9 @@ static void null_everywhere(void)
     STATUS(mr_session_feed(NULL, "a", 1), MR_EINVAL);
     STATUS(mr_session_feed(s, NULL, 1), MR_EINVAL);
     STATUS(mr_session_feed(s, NULL, 0), MR_OK);
+    STATUS(mr_session_feed_tokens(NULL, &id, 1), MR_EINVAL);
     STATUS(mr_session_feed_tokens(s, NULL, 1), MR_EINVAL);
+    STATUS(mr_session_score(NULL, &id, 1, &value), MR_EINVAL);
     STATUS(mr_session_score(s, NULL, 1, &value), MR_EINVAL);
     STATUS(mr_session_score(s, &id, 1, NULL), MR_EINVAL);
     STATUS(mr_session_next(NULL, &text, &n), MR_EINVAL);
@@ -136,12 +155,16 @@ static void null_everywhere(void)
     STATUS(mr_session_token(NULL, &token), MR_EINVAL);
     STATUS(mr_session_token(s, NULL), MR_EINVAL);
     STATUS(mr_session_token(s, &token), MR_EINVAL); /* none was generated */
+    STATUS(mr_session_length(NULL, &n), MR_EINVAL);
     STATUS(mr_session_length(s, NULL), MR_EINVAL);
+    STATUS(mr_session_tokens(NULL, &id, 1, &n), MR_EINVAL);
     STATUS(mr_session_tokens(s, NULL, 1, &n), MR_EINVAL);
     STATUS(mr_session_tokens(s, NULL, 0, NULL), MR_EINVAL);
+    STATUS(mr_session_logits(NULL, &values, &n), MR_EINVAL);
     STATUS(mr_session_logits(s, NULL, &n), MR_EINVAL);
     STATUS(mr_session_logits(s, &values, NULL), MR_EINVAL);
     STATUS(mr_session_logits(s, &values, &n), MR_EINVAL); /* nothing was fed */
+    STATUS(mr_session_top(NULL, &prob, 1, &n), MR_EINVAL);
     STATUS(mr_session_top(s, NULL, 1, &n), MR_EINVAL);
     STATUS(mr_session_top(s, NULL, 0, NULL), MR_EINVAL);
     STATUS(mr_session_truncate(NULL, 0), MR_EINVAL);
@@ -149,9 +172,12 @@ static void null_everywhere(void)
     STATUS(mr_session_fork(&no_session, NULL), MR_EINVAL);
     STATUS(mr_session_save(s, NULL), MR_EINVAL);
     STATUS(mr_session_save(NULL, "x"), MR_EINVAL);
+    STATUS(mr_session_save_to(NULL, no_write, NULL), MR_EINVAL);
     STATUS(mr_session_save_to(s, NULL, NULL), MR_EINVAL);
     STATUS(mr_session_save_to(s, no_write, NULL), MR_OK);
+    STATUS(mr_session_restore(NULL, "x"), MR_EINVAL);
     STATUS(mr_session_restore(s, NULL), MR_EINVAL);
+    STATUS(mr_session_restore_from(NULL, no_read, NULL), MR_EINVAL);
     STATUS(mr_session_restore_from(s, NULL, NULL), MR_EINVAL);
     STATUS(mr_session_restore_from(s, no_read, NULL), MR_EFORMAT);
 
@@ -160,11 +186,14 @@ static void null_everywhere(void)
     CHECK(no_batch == NULL);
     STATUS(mr_batch_submit(NULL, 0, "a", 1), MR_EINVAL);
     STATUS(mr_batch_submit(b, 0, NULL, 1), MR_EINVAL);
+    STATUS(mr_batch_submit_tokens(NULL, 0, &id, 1), MR_EINVAL);
     STATUS(mr_batch_submit_tokens(b, 0, NULL, 1), MR_EINVAL);
     STATUS(mr_batch_next(NULL, &result), MR_EINVAL);
     STATUS(mr_batch_next(b, NULL), MR_EINVAL);
     mr_batch_cancel(NULL);
+    mr_batch_wake(NULL);
     mr_batch_close(NULL);
+    STATUS(mr_engine_batch(NULL, NULL, texts, NULL, 0, no_result, NULL), MR_EINVAL);
     STATUS(mr_engine_batch(e, NULL, NULL, NULL, 1, no_result, NULL), MR_EINVAL);
     STATUS(mr_engine_batch(e, NULL, texts, NULL, 1, no_result, NULL), MR_EINVAL);
     STATUS(mr_engine_batch(e, NULL, texts, NULL, 0, NULL, NULL), MR_EINVAL);
@@ -201,6 +230,7 @@ static void closed_handles(void)
         STATUS(mr_batch_submit(rubbish[i], 0, "a", 1), MR_ECLOSED);
         mr_session_cancel(rubbish[i]);
         mr_session_close(rubbish[i]);
+        mr_batch_wake(rubbish[i]);
         mr_batch_close(rubbish[i]);
         mr_engine_cancel(rubbish[i]);
         mr_engine_close(rubbish[i]);
@@ -305,6 +335,38 @@ static void senseless(void)
     o.threads = 0;
     o.host_bytes_max = UINT64_MAX;
     STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.host_bytes_max = 0;
+    o.device = "cuda:99";
+    CHECK(mr_engine_open(&e, "mr:tiny", &o) < 0 && mr_last_error()[0] != '\0');
+    o.device = "cpu";
+    o.device_bytes_max = 1 << 30; /* it has no memory of its own */
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EUNSUPPORTED);
+    o.device_bytes_max = 0;
+    o.device = NULL;
+    o.kv_type = "q1";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.kv_type = NULL;
+    o.verify = "sometimes";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.verify = NULL;
+    o.reader = "punched cards";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.reader = NULL;
+    o.policy = "whim";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.policy = NULL;
+    o.cublaslt = "perhaps";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.cublaslt = NULL;
+    o.kv_tokens_max = UINT64_MAX;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.kv_tokens_max = 0;
+    o.io_timeout_ms = UINT64_MAX;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EINVAL);
+    o.io_timeout_ms = 0;
+    o.trace = "/no/such/directory/trace.json";
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_EIO);
+    o.trace = NULL;
     o.context_tokens_max = 128;
     o.host_bytes_max = 1;
     STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_ENOMEM);
@@ -317,6 +379,10 @@ static void senseless(void)
     STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_OK);
 
     so.temperature = -1;
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.temperature = NAN;
+    STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
+    so.temperature = INFINITY;
     STATUS(mr_session_open(&s, e, &so), MR_EINVAL);
     so.temperature = 0;
     so.stop_count = 1;
@@ -400,7 +466,77 @@ static void two_threads_on_one_session(void)
     mr_engine_close(e);
 }
 
-/* Cancelling an opening, from its poll callback. */
+/* A handle is closed by another thread while this one looks at what it lent: that stays until this
+ * thread's next call, or its end. */
+typedef struct {
+    mr_session *session;
+    mr_batch *batch;
+    int calls_again;
+} looker;
+
+static void *look(void *user)
+{
+    looker *l = user;
+    const char *text;
+    const float *logits = NULL;
+    size_t n, count = 0;
+    mr_token token = MR_TOKEN_INIT;
+    mr_result r = MR_RESULT_INIT;
+    STATUS(mr_session_next(l->session, &text, &n), MR_OK);
+    if (l->calls_again)
+        STATUS(mr_session_logits(l->session, &logits, &count), MR_OK);
+    else
+        STATUS(mr_session_token(l->session, &token), MR_OK);
+    STATUS(mr_batch_next(l->batch, &r), MR_OK);
+    sem_post(&inside);
+    sem_wait(&leave); /* both are closed now */
+    CHECK(strlen(r.text) == r.text_size && r.tokens[r.tokens_count - 1] >= 0 && r.error[0] == 0);
+    float sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += logits[i];
+    CHECK(isfinite(sum));
+    if (!l->calls_again)
+        CHECK(strlen(token.text) == n && token.alternatives[1].logprob < 0);
+    if (l->calls_again) {
+        STATUS(mr_session_next(l->session, &text, &n), MR_ECLOSED);
+        STATUS(mr_batch_next(l->batch, &r), MR_ECLOSED);
+    }
+    return NULL;
+}
+
+static void closed_while_looked_at(void)
+{
+    mr_engine *e = open_engine(2);
+    mr_session_options o = MR_SESSION_OPTIONS_INIT;
+    pthread_t thread;
+    sem_init(&inside, 0, 0);
+    sem_init(&leave, 0, 0);
+    o.logprobs = 2;
+    o.tokens_max = 4;
+    for (int again = 0; again < 2; again++) {
+        looker l = {.calls_again = again};
+        STATUS(mr_session_open(&l.session, e, &o), MR_OK);
+        STATUS(mr_batch_open(&l.batch, e, &o, 1), MR_OK);
+        STATUS(mr_session_feed(l.session, "func", 4), MR_OK);
+        STATUS(mr_batch_submit(l.batch, 0, "func", 4), MR_OK);
+        pthread_create(&thread, NULL, look, &l);
+        sem_wait(&inside);
+        mr_session_close(l.session);
+        mr_batch_close(l.batch);
+        sem_post(&leave);
+        pthread_join(thread, NULL);
+    }
+    mr_engine_close(e);
+}
+
+/* Cancelling an opening, by the flag that another thread sets, and from its poll callback. */
+static void *set_soon(void *flag)
+{
+    usleep(5000);
+    __atomic_store_n((int32_t *)flag, 1, __ATOMIC_RELAXED);
+    return NULL;
+}
+
 static int32_t at_once(void *user, uint64_t done, uint64_t total)
 {
     (void)total;
@@ -418,6 +554,31 @@ static double seconds(void)
 static void cancel_during_open(void)
 {
     int before = descriptors(), cancelled = 0, slow = 0;
+    mr_engine_options flagged = MR_ENGINE_OPTIONS_INIT;
+    mr_engine *none = NULL;
+    int32_t flag = 1;
+    flagged.open_cancel = &flag;
+    STATUS(mr_engine_open(&none, "mr:tiny", &flagged), MR_ECANCELED);
+    CHECK(none == NULL);
+    for (int i = 0; i < 6; i++) {
+        pthread_t thread;
+        double start = seconds();
+        flag = 0;
+        pthread_create(&thread, NULL, set_soon, &flag);
+        mr_status status = mr_engine_open(&none, "mr:tiny", &flagged);
+        slow += seconds() - start > 0.05;
+        cancelled += status == MR_ECANCELED;
+        CHECK(status == MR_ECANCELED ? none == NULL : status == MR_OK);
+        pthread_join(thread, NULL);
+        if (status == MR_OK) { /* the flag is for the opening alone */
+            mr_session *s = open_session(none, 1);
+            STATUS(mr_session_feed(s, "func", 4), MR_OK);
+            mr_session_close(s);
+        }
+        mr_engine_close(none);
+    }
+    CHECK(cancelled > 0 || slow == 0);
+    cancelled = slow = 0;
     for (int i = 0; i < 12; i++) {
         mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
         mr_engine *e = NULL;
@@ -656,6 +817,50 @@ static int32_t count(void *user, const mr_result *result, size_t done, size_t to
     return 0;
 }
 
+/* Waking and closing a batch while another thread waits for a result. */
+static void *next_until_closed(void *user)
+{
+    looker *l = user;
+    mr_result r = MR_RESULT_INIT;
+    mr_status status;
+    int woken = 0, results = 0;
+    do {
+        status = mr_batch_next(l->batch, &r);
+        results += status == MR_OK;
+        woken += status == MR_ECANCELED;
+        if (woken == 1 || status == MR_END)
+            sem_post(&inside);
+    } while (status == MR_OK || status == MR_ECANCELED);
+    CHECK(woken > 0 && results == 0);
+    STATUS(status, MR_ECLOSED);
+    return NULL;
+}
+
+static void batch_woken_and_closed(void)
+{
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    mr_session_options so = MR_SESSION_OPTIONS_INIT;
+    mr_engine *e = NULL;
+    looker l = {0};
+    pthread_t thread;
+    sem_init(&inside, 0, 0);
+    o.device = "ref"; /* slow: nothing is finished before the close */
+    o.context_tokens_max = 4096;
+    o.sequences_max = 1;
+    STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_OK);
+    so.ignore_end = 1;
+    STATUS(mr_batch_open(&l.batch, e, &so, 1), MR_OK);
+    STATUS(mr_batch_submit(l.batch, 0, "func", 4), MR_OK);
+    pthread_create(&thread, NULL, next_until_closed, &l);
+    while (sem_trywait(&inside) != 0) {
+        mr_batch_wake(l.batch);
+        usleep(300);
+    }
+    mr_batch_close(l.batch);
+    pthread_join(thread, NULL);
+    mr_engine_close(e);
+}
+
 static void batches(void)
 {
     mr_engine *e = open_engine(2);
@@ -754,6 +959,67 @@ static void logging(void)
     CHECK(lines > 0);
 }
 
+/* The smaller keys and values; traces that are complete once the engine is freed, and one whose
+ * disk is full, which the log says. */
+static void errors_of_log(void *user, int32_t level, const char *message)
+{
+    if (level == MR_LOG_ERROR && strstr(message, "no space left") != NULL)
+        __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+static void check_end(const char *path, const char *end)
+{
+    char text[64] = "";
+    size_t n = strlen(end);
+    FILE *f = fopen(path, "r");
+    CHECK(f != NULL && fseek(f, -(long)n, SEEK_END) == 0 && fread(text, 1, n, f) == n);
+    CHECK(strcmp(text, end) == 0);
+    if (f != NULL)
+        fclose(f);
+    unlink(path);
+}
+
+static void newer_options(void)
+{
+    mr_engine_options o = MR_ENGINE_OPTIONS_INIT;
+    mr_plan plan = MR_PLAN_INIT, half = MR_PLAN_INIT;
+    char trace[4096], routing[4096], text[8192];
+    int errors = 0;
+    struct stat found;
+    snprintf(trace, sizeof trace, "%s/trace.json", directory);
+    snprintf(routing, sizeof routing, "%s/routing", directory);
+    o.context_tokens_max = 128;
+    STATUS(mr_plan_make("mr:tiny", &o, NULL, &plan), MR_OK);
+    CHECK(strcmp(plan.kv_type, "f32") == 0 && plan.dense_layers == 6 && plan.dense_bytes > 0);
+    o.kv_type = "f16";
+    STATUS(mr_plan_make("mr:tiny", &o, NULL, &half), MR_OK);
+    CHECK(strcmp(half.kv_type, "f16") == 0 && half.kv_bytes * 2 == plan.kv_bytes);
+    o.kv_tokens_max = 256;
+    STATUS(mr_plan_make("mr:tiny", &o, NULL, &half), MR_OK);
+    CHECK(half.kv_tokens == 256 && plan.kv_tokens > 256);
+    o.verify = "always";
+    o.policy = "lru";
+    o.io_timeout_ms = 30000;
+    o.log = errors_of_log;
+    o.log_user = &errors;
+    for (int full = 0; full < 2; full++) {
+        mr_engine *e = NULL;
+        o.trace = full ? "/dev/full" : trace;
+        o.routing_trace = routing;
+        STATUS(mr_engine_open(&e, "mr:tiny", &o), MR_OK);
+        mr_session *s = open_session(e, 8);
+        STATUS(mr_session_feed(s, "func", 4), MR_OK);
+        mr_engine_close(e);
+        CHECK(generate(s, text, sizeof text) == MR_END && text[0] != '\0');
+        mr_session_close(s);
+        CHECK(errors == full);
+        CHECK(stat(routing, &found) == 0 && found.st_size > 50);
+        unlink(routing);
+        if (!full)
+            check_end(trace, "\n]}\n");
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -768,11 +1034,14 @@ int main(int argc, char **argv)
     struct_sizes();
     senseless();
     two_threads_on_one_session();
+    closed_while_looked_at();
     cancel_during_open();
     cancel_and_close_during_generate();
     file_goes_away();
     save_and_restore();
     batches();
+    batch_woken_and_closed();
+    newer_options();
     forked();
     environment();
     logging();

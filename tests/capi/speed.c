@@ -1,5 +1,5 @@
-/* speed.c - tokens a second through the C API: from the first token to the last, as the command line
- * counts.
+/* speed.c - tokens a second through the C API: from the first token to the last, as the command
+ * line counts.
  *
  *     speed MODEL TOKENS */
 #define _GNU_SOURCE

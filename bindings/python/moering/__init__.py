@@ -6,9 +6,10 @@
         for token in engine.generate("package main", tokens_max=64):
             print(token.text, end="")
 
-"mr:tiny" is a small model that is part of the package. The shared library is loaded, and its threads
-start, with the first Engine or Engine.plan: import and then fork is fine, but after a fork from a
-process that has used it every call raises ForkError. Use the start method "spawn" or "forkserver".
+"mr:tiny" is a small model that is part of the package. The shared library is loaded, and its
+threads start, with the first Engine or Engine.plan: import and then fork is fine, but after a fork
+from a process that has used it every call raises ForkError. Use the start method "spawn" or
+"forkserver".
 """
 
 from ._engine import (

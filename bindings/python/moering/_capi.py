@@ -20,6 +20,8 @@ from ctypes import (
 )
 from typing import Any, ClassVar
 
+API_VERSION = (0, 1)
+
 MR_OK = 0
 MR_END = 1
 MR_AGAIN = 2
@@ -101,10 +103,18 @@ class mr_engine_options(Structure):
     log_level: int
     reader: bytes | None
     policy: bytes | None
+    kv_tokens_max: int
+    kv_type: bytes | None
+    verify: bytes | None
+    cublaslt: bytes | None
+    io_timeout_ms: int
+    trace: bytes | None
+    routing_trace: bytes | None
     log: Any
     log_user: int | None
     poll: Any
     poll_user: int | None
+    open_cancel: Any
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", c_uint32),
         ("threads", c_int32),
@@ -121,10 +131,18 @@ class mr_engine_options(Structure):
         ("log_level", c_int32),
         ("reader", c_char_p),
         ("policy", c_char_p),
+        ("kv_tokens_max", c_uint64),
+        ("kv_type", c_char_p),
+        ("verify", c_char_p),
+        ("cublaslt", c_char_p),
+        ("io_timeout_ms", c_uint64),
+        ("trace", c_char_p),
+        ("routing_trace", c_char_p),
         ("log", mr_log_fn),
         ("log_user", c_void_p),
         ("poll", mr_poll_fn),
         ("poll_user", c_void_p),
+        ("open_cancel", POINTER(c_int32)),
     ]
 
 
@@ -169,16 +187,25 @@ class mr_plan(Structure):
     budget_bytes: int
     least_bytes: int
     stay_bytes: int
+    dense_bytes: int
     kv_bytes: int
     work_bytes: int
     reserve_bytes: int
     ring_bytes: int
     cache_bytes: int
+    host_budget_bytes: int
+    host_least_bytes: int
+    host_cache_bytes: int
     kv_tokens: int
     sections: int
     cache_slots: int
     groups: int
     chunk_tokens: int
+    dense_sections: int
+    dense_layers: int
+    host_cache_slots: int
+    host_dense_sections: int
+    kv_type: bytes
     device: bytes
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", c_uint32),
@@ -186,17 +213,26 @@ class mr_plan(Structure):
         ("budget_bytes", c_uint64),
         ("least_bytes", c_uint64),
         ("stay_bytes", c_uint64),
+        ("dense_bytes", c_uint64),
         ("kv_bytes", c_uint64),
         ("work_bytes", c_uint64),
         ("reserve_bytes", c_uint64),
         ("ring_bytes", c_uint64),
         ("cache_bytes", c_uint64),
+        ("host_budget_bytes", c_uint64),
+        ("host_least_bytes", c_uint64),
+        ("host_cache_bytes", c_uint64),
         ("kv_tokens", c_uint32),
         ("sections", c_uint32),
         ("cache_slots", c_uint32),
         ("groups", c_uint32),
         ("chunk_tokens", c_uint32),
-        ("device", c_char * 20),
+        ("dense_sections", c_uint32),
+        ("dense_layers", c_uint32),
+        ("host_cache_slots", c_uint32),
+        ("host_dense_sections", c_uint32),
+        ("kv_type", c_char * 12),
+        ("device", c_char * 64),
     ]
 
 
@@ -207,12 +243,17 @@ class mr_stats(Structure):
     prefill_tokens: int
     decode_tokens: int
     bytes_read: int
+    dense_bytes_read: int
     reads: int
     hits: int
     late: int
     misses: int
     prefetched: int
     prefetch_useful: int
+    host_hits: int
+    host_late: int
+    host_misses: int
+    read_busy_ns: int
     wait_ns: int
     busy_ns: int
     memory_peak_bytes: int
@@ -223,12 +264,17 @@ class mr_stats(Structure):
         ("prefill_tokens", c_uint64),
         ("decode_tokens", c_uint64),
         ("bytes_read", c_uint64),
+        ("dense_bytes_read", c_uint64),
         ("reads", c_uint64),
         ("hits", c_uint64),
         ("late", c_uint64),
         ("misses", c_uint64),
         ("prefetched", c_uint64),
         ("prefetch_useful", c_uint64),
+        ("host_hits", c_uint64),
+        ("host_late", c_uint64),
+        ("host_misses", c_uint64),
+        ("read_busy_ns", c_uint64),
         ("wait_ns", c_uint64),
         ("busy_ns", c_uint64),
         ("memory_peak_bytes", c_uint64),
@@ -351,8 +397,6 @@ def bind(library: CDLL) -> None:
     library.mr_last_error.argtypes = []
     library.mr_last_error_detail.restype = c_int32
     library.mr_last_error_detail.argtypes = [POINTER(mr_error)]
-    library.mr_poll_flag.restype = c_int32
-    library.mr_poll_flag.argtypes = [c_void_p, c_uint64, c_uint64]
     library.mr_engine_open.restype = c_int32
     library.mr_engine_open.argtypes = [POINTER(c_void_p), c_char_p, POINTER(mr_engine_options)]
     library.mr_engine_close.restype = None
@@ -489,6 +533,8 @@ def bind(library: CDLL) -> None:
     library.mr_batch_next.argtypes = [c_void_p, POINTER(mr_result)]
     library.mr_batch_cancel.restype = None
     library.mr_batch_cancel.argtypes = [c_void_p]
+    library.mr_batch_wake.restype = None
+    library.mr_batch_wake.argtypes = [c_void_p]
     library.mr_batch_close.restype = None
     library.mr_batch_close.argtypes = [c_void_p]
     library.mr_engine_batch.restype = c_int32
@@ -509,7 +555,6 @@ FUNCTIONS = (
     "mr_status_name",
     "mr_last_error",
     "mr_last_error_detail",
-    "mr_poll_flag",
     "mr_engine_open",
     "mr_engine_close",
     "mr_engine_cancel",
@@ -548,6 +593,7 @@ FUNCTIONS = (
     "mr_batch_submit_tokens",
     "mr_batch_next",
     "mr_batch_cancel",
+    "mr_batch_wake",
     "mr_batch_close",
     "mr_engine_batch",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -14,8 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, Union, cast
 
 from . import _capi
-from ._interrupt import interruptible
+from ._interrupt import interruptible, off_main
 from ._library import (
+    BusyError,
     ClosedError,
     InternalError,
     MoeringError,
@@ -46,21 +49,28 @@ class Message(TypedDict):
 
 
 class EngineOptions(TypedDict, total=False):
-    """How a model is opened; what is left out is chosen by the library."""
+    """How a model is opened; what is left out, or None, is chosen by the library."""
 
-    device: str  # "cpu", "cuda", "ref"
-    threads: int
-    host_bytes_max: int  # budget for all the engine holds in RAM
-    device_bytes_max: int
-    context_tokens_max: int
+    device: str  # "cpu"; "cuda", "cuda:1", "cuda:GPU-UUID"; "ref" (slow, float64)
+    threads: int  # that compute; one a processor
+    host_bytes_max: int  # budget for all the engine holds in RAM; 3/4 of what is available
+    device_bytes_max: int  # on a device with memory of its own; 9/10 of it
+    context_tokens_max: int  # longest sequence; the model's, but at most 4096
     sequences_max: int  # sessions at once; 8
-    chunk_tokens_max: int
-    sections: int
-    prefetch: bool
-    direct_io: bool
-    exact: bool
+    chunk_tokens_max: int  # tokens of a pass; from the budget
+    sections: int  # of the ring
+    prefetch: bool  # read experts ahead; where it pays
+    direct_io: bool  # bypass the page cache; where the file system allows it
+    exact: bool  # float32 activations with block-quantised weights; False
     reader: str  # "uring", "pread"
-    policy: str  # "lfu", "lru", "clock"
+    policy: str  # of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru", "clock"
+    kv_tokens_max: int  # of all sequences, whose keys and values have memory; chosen
+    kv_type: str  # keys and values: "f32", or rounded "f16", "q8_0"
+    verify: str  # checksums of a packed model: at the "first" read, "always", "off"
+    cublaslt: str  # NVIDIA's library for large 16-bit products: "off", "faster", "always"
+    io_timeout_ms: int  # a read that takes longer raises FileError; a minute
+    trace: str | os.PathLike[str]  # a timeline to write, for Perfetto
+    routing_trace: str | os.PathLike[str]  # which experts each token used, for moering simulate
 
 
 class Sampling(TypedDict, total=False):
@@ -89,8 +99,9 @@ class TokenProb:
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A generated token. text is empty while a character is incomplete. finish is "stop" or "length" on
-    the last token, and "" before. logprob and alternatives are there if logprobs was asked for."""
+    """A generated token. text is empty while a character is incomplete. finish is "stop" or
+    "length" on the last token, and "" before. logprob and alternatives are there if logprobs was
+    asked for."""
 
     id: int
     text: str
@@ -121,41 +132,58 @@ class ModelInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a memory budget is split. least_bytes is the smallest budget that works."""
+    """How a memory budget is split: that of the memory that is computed in, and beside it the
+    host's, on a device with memory of its own; elsewhere what is named host_ is 0. least_bytes is
+    the smallest budget that works. Where dense_sections is less than dense_layers, dense weights
+    stream."""
 
     device: str
     resident: bool
     budget_bytes: int
     least_bytes: int
     stay_bytes: int
+    dense_bytes: int
     kv_bytes: int
     work_bytes: int
     reserve_bytes: int
     ring_bytes: int
     cache_bytes: int
+    host_budget_bytes: int
+    host_least_bytes: int
+    host_cache_bytes: int
     kv_tokens: int
     sections: int
     cache_slots: int
     groups: int
     chunk_tokens: int
+    dense_sections: int
+    dense_layers: int
+    host_cache_slots: int
+    host_dense_sections: int
+    kv_type: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Counters since the engine was opened."""
+    """Counters since the engine was opened; bytes and nanoseconds where the name says so."""
 
-    sessions: int
+    sessions: int  # open now
     passes: int
     prefill_tokens: int
     decode_tokens: int
-    bytes_read: int
+    bytes_read: int  # experts, from disk
+    dense_bytes_read: int  # dense weights, where they stream
     reads: int
-    hits: int
-    late: int
+    hits: int  # experts found in memory when asked for
+    late: int  # found on their way
     misses: int
     prefetched: int
-    prefetch_useful: int
-    wait_ns: int
+    prefetch_useful: int  # of prefetched, asked for while still there
+    host_hits: int  # in host memory, of what a device's own memory misses
+    host_late: int
+    host_misses: int
+    read_busy_ns: int
+    wait_ns: int  # computing stood still for weights
     busy_ns: int
     memory_peak_bytes: int
 
@@ -198,8 +226,10 @@ def _engine_options(options: Mapping[str, Any]) -> Any:
             raise TypeError(f"there is no option {name!r} of an engine")
         if value is None:
             continue
-        if isinstance(value, str):
-            value = value.encode()
+        if name in ("trace", "routing_trace"):
+            value = _path(value)
+        elif isinstance(value, str):
+            value = _c_string(value, name)
         elif name in ("prefetch", "direct_io"):
             value = _capi.MR_ON if value else _capi.MR_OFF
         _set(out, name, value)
@@ -215,7 +245,7 @@ def _session_options(options: Mapping[str, Any]) -> Any:
             continue
         if name == "stop":
             texts = [value] if isinstance(value, str) else list(value)
-            out.stop = (c_char_p * len(texts))(*(s.encode() for s in texts))
+            out.stop = (c_char_p * len(texts))(*(_c_string(s, "stop") for s in texts))
             out.stop_count = len(texts)
             continue
         _set(out, name, value)
@@ -230,8 +260,27 @@ def _set(struct: Any, name: str, value: Any) -> None:
         raise OverflowError(f"{name} = {value} is out of range")
 
 
+def _c_string(value: str, what: str) -> bytes:
+    """A text for C, which would end at a NUL."""
+    data = value.encode()
+    if b"\0" in data:
+        raise ValueError(f"{what} {value!r} has a NUL in it")
+    return data
+
+
+def _path(path: str | os.PathLike[str]) -> bytes:
+    data = os.fsencode(path)
+    if b"\0" in data:
+        raise ValueError(f"the path {data!r} has a NUL in it")
+    return data
+
+
 def _ids(tokens: Sequence[int]) -> Any:
-    return (c_int32 * len(tokens))(*tokens)
+    """Token ids for C. A number that is none of 32 bits is an OverflowError."""
+    if isinstance(tokens, (bytes, bytearray, memoryview)):
+        raise TypeError("a prompt is a str or token ids, and not bytes")
+    data = array.array("i", tokens)
+    return (c_int32 * len(data)).from_buffer(data)
 
 
 _FINISH = {
@@ -277,33 +326,41 @@ class _Handle:
         self.close()
 
 
+@contextlib.contextmanager
+def _opening(close: Callable[[Any], None]) -> Iterator[c_void_p]:
+    """Where a handle goes, which is closed if a failure, or Ctrl-C, comes before it has its owner.
+    One that is none, or has been closed, is closed in vain."""
+    out = c_void_p()
+    try:
+        yield out
+    except BaseException:
+        close(out)
+        raise
+
+
 class Engine(_Handle):
     """An open model. Safe to use from several threads at once.
 
-    path is a GGUF file, a Hugging Face directory, or "mr:tiny", the model in the package. Options are
-    those of EngineOptions. Sessions may outlive the engine's close().
+    path is a GGUF file, a Hugging Face directory, or "mr:tiny", the model in the package. Options
+    are those of EngineOptions. Sessions may outlive the engine's close().
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> None:
-        name, wanted = os.fspath(path).encode(), _engine_options(options)
-        out, lib = c_void_p(), library()
+        name, wanted, lib = _path(path), _engine_options(options), library()
         # A callback of Python's cannot end the call: Python would run signal handlers inside it.
-        self._flag = c_int32()  # sessions hold the engine, and so what the library looks at
-        if threading.current_thread() is threading.main_thread():
-            wanted.poll = _capi.mr_poll_fn(("mr_poll_flag", lib))
-            wanted.poll_user = ctypes.addressof(self._flag)
+        flag = c_int32()
+        wanted.open_cancel = ctypes.pointer(flag)
 
         def call() -> int:
-            self._flag.value = 0
+            flag.value = 0
             return int(lib.mr_engine_open(byref(out), name, byref(wanted)))
 
         def cancel() -> None:
-            self._flag.value = 1
+            flag.value = 1
 
-        status = interruptible(call, cancel)
-        self._flag.value = 0
-        check(status)
-        super().__init__(cast(int, out.value), lib.mr_engine_close)
+        with _opening(lib.mr_engine_close) as out:
+            check(interruptible(call, cancel))
+            super().__init__(cast(int, out.value), lib.mr_engine_close)
 
     @classmethod
     def plan(cls, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> Plan:
@@ -318,11 +375,7 @@ class Engine(_Handle):
         """What a model is, and plan()."""
         info, plan = _capi.versioned(_capi.mr_model_info), _capi.versioned(_capi.mr_plan)
         wanted = _engine_options(options)
-        check(
-            library().mr_plan_make(
-                os.fspath(path).encode(), byref(wanted), byref(info), byref(plan)
-            )
-        )
+        check(library().mr_plan_make(_path(path), byref(wanted), byref(info), byref(plan)))
         return _dataclass(ModelInfo, info), _dataclass(Plan, plan)
 
     @property
@@ -348,8 +401,8 @@ class Engine(_Handle):
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """The token ids of a text. add_special puts the model's begin token in front, where it has one;
-        parse_special makes special tokens that are spelled in the text their ids."""
+        """The token ids of a text. add_special puts the model's begin token in front, where it has
+        one; parse_special makes special tokens that are spelled in the text their ids."""
         data = text.encode("utf-8", "surrogatepass")
         flags = add_special * _capi.MR_ENCODE_ADD_SPECIAL
         flags |= parse_special * _capi.MR_ENCODE_PARSE_SPECIAL
@@ -383,7 +436,8 @@ class Engine(_Handle):
     def token_id(self, spelled: str) -> int:
         """The id of a token as the vocabulary spells it, such as "<|im_end|>"."""
         out = c_int32()
-        check(library().mr_engine_find_token(self._handle, spelled.encode(), byref(out)))
+        name = _c_string(spelled, "the token")
+        check(library().mr_engine_find_token(self._handle, name, byref(out)))
         return out.value
 
     def chat_text(self, messages: Iterable[Message]) -> str:
@@ -409,7 +463,8 @@ class Engine(_Handle):
     @staticmethod
     def _messages(messages: Iterable[Message]) -> tuple[Any, int]:
         items = [
-            _capi.mr_message(m["role"].encode(), m["content"].encode()) for m in messages
+            _capi.mr_message(_c_string(m["role"], "role"), _c_string(m["content"], "content"))
+            for m in messages
         ]
         return (_capi.mr_message * len(items))(*items), len(items)
 
@@ -437,8 +492,9 @@ class Engine(_Handle):
         return text(self._bytes(call, guess))
 
     def embed(self, prompt: Prompt, *, pooling: str = "mean") -> Floats:
-        """The hidden states of a text after the final norm, pooled: shape (dim,), float32, not of unit
-        length. pooling is "mean", over all tokens, or "last", the state after the last token."""
+        """The hidden states of a text after the final norm, pooled: shape (dim,), float32, not of
+        unit length. pooling is "mean", over all tokens, or "last", the state after the last token.
+        Takes one of sequences_max while it runs."""
         kinds = {"mean": _capi.MR_POOL_MEAN, "last": _capi.MR_POOL_LAST}
         if pooling not in kinds:
             raise ValueError(f'pooling is {pooling!r}, not "mean" or "last"')
@@ -467,8 +523,8 @@ class Engine(_Handle):
         return Session(self, **sampling)
 
     def generate(self, prompt: Prompt, **sampling: Unpack[Sampling]) -> Iterator[Token]:
-        """Generates after a prompt, in a session of its own. Ctrl-C stops it within a layer. Closing
-        the iterator, or leaving it, ends the generation."""
+        """Generates after a prompt, in a session of its own. Ctrl-C stops it within a layer.
+        Closing the iterator, or leaving it, ends the generation."""
         with Session(self, **sampling) as session:
             session.feed(prompt)
             yield from session
@@ -476,8 +532,8 @@ class Engine(_Handle):
     async def agenerate(
         self, prompt: Prompt, **sampling: Unpack[Sampling]
     ) -> AsyncIterator[Token]:
-        """generate() for asyncio: the event loop goes on while tokens are computed. Cancelling the task
-        ends the generation within a layer."""
+        """generate() for asyncio: the event loop goes on while tokens are computed. Cancelling the
+        task ends the generation within a layer."""
         session = await asyncio.to_thread(Session, self, **sampling)
         try:
             await _in_thread(session, session.feed, prompt)
@@ -497,10 +553,10 @@ class Engine(_Handle):
     ) -> Iterator[Result]:
         """Generates for many prompts side by side, and yields a result for each.
 
-        prompts is read as results are taken, so it may be endless. parallel sequences run at once, or
-        as many as are free. ordered keeps the order of the prompts; without it results come as they are
-        done. A prompt that fails is a result with an error. progress shows a bar if tqdm is installed.
-        A result depends on its prompt and the options alone, seed included.
+        prompts is read as results are taken, so it may be endless. parallel sequences run at once,
+        or as many as are free. ordered keeps the order of the prompts; without it results come as
+        they are done. A prompt that fails is a result with an error. progress shows a bar if tqdm
+        is installed. A result depends on its prompt and the options alone, seed included.
         """
         with Batch(self, parallel=parallel, **sampling) as batch:
             results = batch.run(prompts, ordered=ordered)
@@ -540,94 +596,134 @@ def _with_progress(results: Iterator[Result], prompts: Iterable[Prompt]) -> Iter
             yield result
 
 
-class Session(_Handle):
+class _Exclusive(_Handle):
+    """A handle that one thread at a time uses, except for cancel() and close(). A second one, or a
+    signal handler inside a call, gets BusyError: the library refuses calls that overlap, and this
+    what lies between two calls that belong together."""
+
+    def __init__(self, number: int, close: Callable[[Any], None]) -> None:
+        super().__init__(number, close)
+        self._in_use = threading.Lock()
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        self._take()
+        try:
+            yield
+        finally:
+            self._in_use.release()
+
+    def _take(self) -> None:
+        if not self._in_use.acquire(blocking=False):
+            name = type(self).__name__.lower()
+            raise BusyError(f"the {name} is in use by another thread", _capi.MR_EBUSY)
+
+
+class Session(_Exclusive):
     """One sequence: its tokens, and their keys and values. One thread at a time uses it, except for
     cancel() and close(). Options are those of Sampling."""
 
     def __init__(self, engine: Engine, **sampling: Unpack[Sampling]) -> None:
-        lib, out = library(), c_void_p()
-        options = _session_options(sampling)
-        check(lib.mr_session_open(byref(out), engine._handle, byref(options)))
-        self._set_up(engine, cast(int, out.value), bool(sampling.get("logprobs")))
+        lib, options = library(), _session_options(sampling)
+        with _opening(lib.mr_session_close) as out:
+            check(lib.mr_session_open(byref(out), engine._handle, byref(options)))
+            self._set_up(engine, cast(int, out.value), bool(sampling.get("logprobs")))
 
     def _set_up(self, engine: Engine, number: int, logprobs: bool) -> None:
         super().__init__(number, library().mr_session_close)
         self._engine = engine
         self._logprobs = logprobs
-        self._text = c_void_p()
-        self._text_size = c_size_t()
+        self._token = _capi.versioned(_capi.mr_token)
+        self._text, self._text_size = c_void_p(), c_size_t()
+        self._next_arguments = byref(self._text), byref(self._text_size)
         self._views = 0  # arrays that look at the library's memory
+        self._views_lock = threading.RLock()  # taken again where memory is collected inside
 
     def configure(self, **sampling: Unpack[Sampling]) -> None:
         """New options for what is generated from here on."""
         options = _session_options(sampling)
-        self._call(lambda: library().mr_session_configure(self._handle, byref(options)))
-        self._logprobs = bool(sampling.get("logprobs"))
+        with self._use():
+            self._call(lambda: library().mr_session_configure(self._handle, byref(options)))
+            self._logprobs = bool(sampling.get("logprobs"))
 
     def _call(self, function: Callable[[], int]) -> int:
-        return check(interruptible(lambda: int(function()), self.cancel))
+        return check(interruptible(function, self.cancel))
 
     def cancel(self) -> None:
-        """Ends the call that is running in another thread, with Canceled, within a layer. Calling
-        again goes on where it stopped."""
-        if self._number is not None:
-            library().mr_session_cancel(self._number)
+        """Ends the call that is running in another thread, with Canceled, within a layer. Next()
+        goes on where it stopped; what feed() has computed stays."""
+        library().mr_session_cancel(self._number)
 
     def feed(self, prompt: Prompt) -> None:
-        """Appends a text, or tokens, to the context, and computes it. In an empty session the model's
-        begin token comes first, and special tokens in a text are recognised."""
+        """Appends a text, or tokens, to the context, and computes it. In an empty session the
+        model's begin token comes first, and special tokens in a text are recognised."""
         lib, handle = library(), self._handle
-        is_text = isinstance(prompt, str)
-        data: Any
         if isinstance(prompt, str):
             data = prompt.encode("utf-8", "surrogatepass")
+            self._append(lambda: int(lib.mr_session_feed(handle, data, len(data))))
         else:
-            data = _ids(prompt)
-        self._settle()
-        start = len(self)
+            ids = _ids(prompt)
+            self._append(lambda: int(lib.mr_session_feed_tokens(handle, ids, len(ids))))
 
-        def feed() -> int:
-            if len(self) > start:  # a signal came, and its handler raised nothing
-                self.truncate(start)
-            if is_text:
-                return int(lib.mr_session_feed(handle, data, len(data)))
-            return int(lib.mr_session_feed_tokens(handle, data, len(data)))
+    def _append(self, append: Callable[[], int]) -> None:
+        """Makes a call that appends to the context; not in parts, where a signal comes whose
+        handler raises nothing."""
+        with self._use():
+            self._settle()
+            start = self._length()
 
-        self._call(feed)
+            def whole() -> int:
+                if self._length() > start:
+                    check(library().mr_session_truncate(self._handle, start))
+                return append()
+
+            self._call(whole)
 
     def _settle(self) -> None:
         """Brings the last token into the context, so that the length says what is there."""
-        self._call(lambda: library().mr_session_feed_tokens(self._handle, None, 0))
+        self._call(lambda: int(library().mr_session_feed_tokens(self._handle, None, 0)))
 
     def score(self, tokens: Sequence[int]) -> Floats:
-        """Appends tokens, and returns the natural log of each one's probability after all before it:
-        shape (len(tokens),), float32; NaN where there is nothing before."""
+        """Appends tokens, and returns the natural log of each one's probability after all before
+        it: shape (len(tokens),), float32; NaN where there is nothing before."""
+        lib, handle = library(), self._handle
         ids = _ids(tokens)
         out = _numpy().empty(len(ids), dtype="float32")
         data = out.ctypes.data_as(ctypes.POINTER(c_float))
-        check(library().mr_session_score(self._handle, ids, len(ids), data))
+        first: list[Any] = []  # known at the first attempt alone
+
+        def score() -> int:
+            status = int(lib.mr_session_score(handle, ids, len(ids), data))
+            if len(ids) > 0 and status in (_capi.MR_OK, _capi.MR_ECANCELED):
+                first.append(out[0])
+                out[0] = first[0]
+            return status
+
+        self._append(score)
         return cast("Floats", out)
 
     def next(self) -> Token | None:
         """The next token; None after the last one."""
-        lib, handle = library(), self._handle
-        status = self._call(
-            lambda: lib.mr_session_next(handle, byref(self._text), byref(self._text_size))
-        )
-        if status == _capi.MR_END:
-            return None
-        token = _capi.mr_token(ctypes.sizeof(_capi.mr_token))
-        check(lib.mr_session_token(handle, byref(token)))
-        return Token(
-            token.id,
-            text(ctypes.string_at(token.text or 0, token.text_size)),
-            _FINISH.get(token.finish, ""),
-            token.logprob if self._logprobs else None,
-            tuple(
-                TokenProb(p.id, p.logprob)
-                for p in (token.alternatives[i] for i in range(token.alternatives_count))
-            ),
-        )
+        lib, handle, token = library(), self._handle, self._token
+        self._take()
+        try:
+            status = interruptible(
+                lambda: lib.mr_session_next(handle, *self._next_arguments), self.cancel
+            )
+            if check(status) == _capi.MR_END:
+                return None
+            check(lib.mr_session_token(handle, byref(token)))
+            content = ctypes.string_at(token.text, token.text_size)
+            alternatives = token.alternatives[: token.alternatives_count]
+            return Token(
+                token.id,
+                text(content),
+                _FINISH[token.finish],
+                token.logprob if self._logprobs else None,
+                tuple(TokenProb(p.id, p.logprob) for p in alternatives),
+            )
+        finally:
+            self._in_use.release()
 
     def __iter__(self) -> Iterator[Token]:
         """Generates to the end."""
@@ -636,6 +732,9 @@ class Session(_Handle):
 
     def __len__(self) -> int:
         """Tokens in the context. The last token of next() joins it when it is needed there."""
+        return self._length()
+
+    def _length(self) -> int:
         out = c_size_t()
         check(library().mr_session_length(self._handle, byref(out)))
         return out.value
@@ -652,36 +751,43 @@ class Session(_Handle):
         )
 
     def logits(self) -> Floats:
-        """The model's output after the last token of the context, shape (vocabulary,), float32: a view
-        of the library's memory, not to be written to. It holds until the next logits() of this
+        """The model's output after the last token of the context, shape (vocabulary,), float32: a
+        view of the library's memory, not to be written to. It holds until the next logits() of this
         session; copy it to keep it."""
         values, count = ctypes.POINTER(c_float)(), c_size_t()
-        check(library().mr_session_logits(self._handle, byref(values), byref(count)))
-        memory = (c_float * count.value).from_address(
-            cast(int, ctypes.cast(values, c_void_p).value)
-        )
-        self._views += 1
-        weakref.finalize(memory, self._view_gone).atexit = False
+        with self._use(), self._views_lock:  # a close() in between would free what is looked at
+            check(library().mr_session_logits(self._handle, byref(values), byref(count)))
+            memory = (c_float * count.value).from_address(
+                cast(int, ctypes.cast(values, c_void_p).value)
+            )
+            self._views += 1
+            weakref.finalize(memory, self._view_gone).atexit = False
         view = _numpy().frombuffer(memory, dtype="float32")
         view.flags.writeable = False
         return cast("Floats", view)
 
     def _view_gone(self) -> None:
-        self._views -= 1
-        if self._views == 0 and self._number is None:
+        with self._views_lock:
+            self._views -= 1
+            last = self._views == 0 and self._number is None
+        if last:
             self._finalizer()
 
     def close(self) -> None:
-        """Frees the session. A running call in another thread ends with ClosedError. While an array of
-        logits() is in use its memory stays. May be called again."""
-        if self._views > 0:
-            self.cancel()
-            self._number = None
-            return
-        super().close()
+        """Frees the session. A running call in another thread ends with ClosedError. While an array
+        of logits() is in use its memory stays. May be called again."""
+        with self._views_lock:
+            number, self._number = self._number, None
+            viewed = self._views > 0
+        if viewed:
+            library().mr_session_cancel(number)
+        else:
+            super().close()
 
     def top(self, count: int) -> list[TokenProb]:
         """The count most likely tokens after the last one, best first."""
+        if count < 0:
+            raise ValueError(f"the top {count}")
         out, n = (_capi.mr_token_prob * count)(), c_size_t()
         check(library().mr_session_top(self._handle, out, count, byref(n)))
         return [TokenProb(p.id, p.logprob) for p in out[: n.value]]
@@ -694,20 +800,22 @@ class Session(_Handle):
 
     def fork(self) -> Session:
         """A session with the same context and options, which shares the memory of the context."""
-        out = c_void_p()
-        self._call(lambda: library().mr_session_fork(byref(out), self._handle))
-        copy = Session.__new__(Session)
-        copy._set_up(self._engine, cast(int, out.value), self._logprobs)
+        lib, copy = library(), Session.__new__(Session)
+        with self._use(), _opening(lib.mr_session_close) as out:
+            self._call(lambda: int(lib.mr_session_fork(byref(out), self._handle)))
+            copy._set_up(self._engine, cast(int, out.value), self._logprobs)
         return copy
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the session's state to a file, which is there complete or not at all. A session
         restored from it continues to the bit, on this model."""
-        self._call(lambda: library().mr_session_save(self._handle, os.fspath(path).encode()))
+        name = _path(path)
+        with self._use():
+            self._call(lambda: int(library().mr_session_save(self._handle, name)))
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Replaces the context by what save() wrote. After a failure it is empty."""
-        check(library().mr_session_restore(self._handle, os.fspath(path).encode()))
+        check(library().mr_session_restore(self._handle, _path(path)))
 
     def dumps(self) -> bytes:
         """What save() writes."""
@@ -717,8 +825,10 @@ class Session(_Handle):
             out.extend(ctypes.string_at(data, size))
             return 0
 
-        self._settle()
-        check(library().mr_session_save_to(self._handle, _capi.mr_write_fn(write), None))
+        callback, handle = _capi.mr_write_fn(write), self._handle
+        with self._use():
+            self._settle()
+            off_main(lambda: check(library().mr_session_save_to(handle, callback, None)))
         return bytes(out)
 
     def loads(self, state: bytes) -> None:
@@ -732,22 +842,23 @@ class Session(_Handle):
             at += len(piece)
             return len(piece)
 
-        check(library().mr_session_restore_from(self._handle, _capi.mr_read_fn(read), None))
+        callback, handle = _capi.mr_read_fn(read), self._handle
+        with self._use():
+            off_main(lambda: check(library().mr_session_restore_from(handle, callback, None)))
 
 
-class Batch(_Handle):
-    """Prompts that are generated for side by side; Engine.batch() is the short way to it. One thread at
-    a time uses it, except for cancel() and close()."""
+class Batch(_Exclusive):
+    """Prompts that are generated for side by side; Engine.batch() is the short way to it. One
+    thread at a time uses it, except for cancel() and close()."""
 
     def __init__(self, engine: Engine, *, parallel: int = 0, **sampling: Unpack[Sampling]) -> None:
-        lib, out = library(), c_void_p()
-        options = _session_options(sampling)
+        lib, options = library(), _session_options(sampling)
         count = c_uint32(parallel)
         if count.value != parallel:
             raise ValueError(f"parallel is {parallel}")
-        check(lib.mr_batch_open(byref(out), engine._handle, byref(options), count))
-        super().__init__(cast(int, out.value), lib.mr_batch_close)
-        self._engine = engine
+        with _opening(lib.mr_batch_close) as out:
+            check(lib.mr_batch_open(byref(out), engine._handle, byref(options), count))
+            super().__init__(cast(int, out.value), lib.mr_batch_close)
 
     def submit(self, index: int, prompt: Prompt) -> bool:
         """Queues a prompt, and does not wait; False if a result must be taken first."""
@@ -764,22 +875,23 @@ class Batch(_Handle):
         """Waits for a result, in the order in which they come; None if no prompt is under way."""
         lib, handle = library(), self._handle
         r = _capi.versioned(_capi.mr_result)
-        status = check(
-            interruptible(
-                lambda: int(lib.mr_batch_next(handle, byref(r))),
-                lambda: lib.mr_engine_cancel(self._engine._handle),
+        with self._use():
+            status = check(
+                interruptible(
+                    lambda: int(lib.mr_batch_next(handle, byref(r))),
+                    lambda: lib.mr_batch_wake(handle),
+                )
             )
-        )
-        if status == _capi.MR_END:
-            return None
-        return Result(
-            r.id,
-            text(ctypes.string_at(r.text or 0, r.text_size)),
-            tuple(r.tokens[: r.tokens_count]),
-            _FINISH.get(r.finish, ""),
-            r.prompt_tokens,
-            make_failure(r.status, text(r.error)) if r.status < 0 else None,
-        )
+            if status == _capi.MR_END:
+                return None
+            return Result(
+                r.id,
+                text(ctypes.string_at(r.text, r.text_size)),
+                tuple(r.tokens[: r.tokens_count]),
+                _FINISH[r.finish],
+                r.prompt_tokens,
+                make_failure(r.status, text(r.error)) if r.status < 0 else None,
+            )
 
     def run(self, prompts: Iterable[Prompt], *, ordered: bool = True) -> Iterator[Result]:
         """Submits prompts as there is room, and yields their results; index counts the prompts."""
@@ -808,8 +920,7 @@ class Batch(_Handle):
 
     def cancel(self) -> None:
         """Ends all prompts that are under way; their results have the error Canceled."""
-        if self._number is not None:
-            library().mr_batch_cancel(self._number)
+        library().mr_batch_cancel(self._number)
 
 
 HELD_MAX = 1024

@@ -12,6 +12,25 @@ from typing import Any
 from . import _capi
 
 
+def check_system() -> None:
+    """Refuses, with a reason, a system where the library cannot be loaded."""
+    if platform.system() != "Linux":
+        raise ImportError(f"moering runs on Linux, and not yet on {platform.system()}")
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        libc = ""
+    if not libc.startswith("glibc"):
+        raise ImportError(
+            "moering needs glibc; this Python is built for another C library, probably musl "
+            "(Alpine), where a library with a Go runtime cannot be loaded; use an image with "
+            "glibc, such as Debian's"
+        )
+
+
+check_system()
+
+
 class MoeringError(Exception):
     """A failure that the library reports.
 
@@ -104,8 +123,12 @@ class _Loader:
     """Loads the library once, at its first use."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._new_lock()
+        os.register_at_fork(after_in_child=self._new_lock)  # another thread may have held it
         self._library: ctypes.CDLL | None = None
+
+    def _new_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def get(self) -> ctypes.CDLL:
         if self._library is None:
@@ -118,28 +141,21 @@ class _Loader:
         path = os.environ.get("MOERING_LIBRARY") or str(pathlib.Path(__file__).parent / FILE)
         try:
             library = ctypes.CDLL(path)
-        except OSError as error:
-            raise ImportError(self._advice(path, error)) from error
-        library.mr_api_version.restype = ctypes.c_uint32
-        found = library.mr_api_version()
-        if found >> 16 != 0 or found & 0xFFFF != 1:
+            library.mr_api_version.restype = ctypes.c_uint32
+            number = library.mr_api_version()
+        except (OSError, AttributeError) as error:
             raise ImportError(
-                f"{path} has version {found >> 16}.{found & 0xFFFF} of the C API, "
-                "and this package is for 0.1"
+                f"the shared library of moering could not be loaded from {path}: {error}"
+            ) from error
+        found = (number >> 16, number & 0xFFFF)
+        if found != _capi.API_VERSION:
+            raise ImportError(
+                "{} has version {}.{} of the C API, and this package is for {}.{}".format(
+                    path, *found, *_capi.API_VERSION
+                )
             )
         _capi.bind(library)
         return library
-
-    @staticmethod
-    def _advice(path: str, error: OSError) -> str:
-        if platform.system() != "Linux":
-            return f"moering runs on Linux, and not yet on {platform.system()}: {error}"
-        if platform.libc_ver()[0] != "glibc":
-            return (
-                "moering needs glibc; this Python is built for another C library, probably musl "
-                f"(Alpine), where libraries with a Go runtime cannot be loaded: {error}"
-            )
-        return f"the shared library of moering could not be loaded from {path}: {error}"
 
 
 _loader = _Loader()

@@ -31,8 +31,8 @@ class Generate:
     NumPy arrays. prompt names the column of texts, or of lists of token ids; sampling is as in
     engine.generate; options are the engine's. Ray's own logging is not touched.
 
-    The columns are "text", "finish", "tokens" (how many were generated), and "error" ("" where there
-    was none); prefix goes before these names.
+    The columns are "text", "finish", "tokens" (how many were generated), and "error" ("" where
+    there was none); prefix goes before these names.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Ray Data on a local cluster of two actors, one of which is killed in mid-run: no row is lost, none
-comes twice, and each has its answer. MOERING_RAY_ROWS=10000 is the full run.
+"""Ray Data on a local cluster of two actors, one of which is killed in mid-run: no row is lost,
+none comes twice, and each has its answer. MOERING_RAY_ROWS=10000 is the full run.
 
     pip install "ray[data]"
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import sys
 import tempfile
 import unittest
 
@@ -21,6 +22,7 @@ except ImportError:
 import moering
 from moering.ray import Generate
 
+HERE = pathlib.Path(__file__).resolve().parent
 ROWS = int(os.environ.get("MOERING_RAY_ROWS", "200"))
 STEMS = ["func ", "type ", "var ", "package ", "// A ", "import ", "if err", "for i"]
 OPTIONS = {"context_tokens_max": 64, "sequences_max": 8, "threads": 1, "host_bytes_max": 80 << 20}
@@ -58,7 +60,11 @@ class Actors(unittest.TestCase):
             want = {
                 p: r.text for p, r in zip(distinct, engine.batch(distinct, **SAMPLING))
             }
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        # Workers find this module, and the package, where this process does.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20
+        )
         try:
             with tempfile.TemporaryDirectory() as directory:
                 grave = str(pathlib.Path(directory) / "grave")

@@ -31,7 +31,7 @@ type prompt struct {
 }
 
 // Batch generates for many prompts at once, on sessions of its own. It is used by one thread at a
-// time; Cancel and Close may come from any.
+// time; Cancel, Wake and Close may come from any.
 type Batch struct {
 	engine  *Engine
 	prompts chan prompt
@@ -44,7 +44,8 @@ type Batch struct {
 	idle   *sync.Cond // busy became false
 	busy   bool
 	closed bool
-	going  int // submitted and not fetched
+	wake   context.CancelFunc // of a waiting Next; nil: there is none
+	going  int                // submitted and not fetched
 }
 
 // NewBatch opens as many sessions as it may: parallel, or all that are free if that is 0.
@@ -178,6 +179,10 @@ func (b *Batch) Next(each func(Result) error) error {
 	}
 	var r Result
 	err = b.engine.Do(func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		b.setWake(cancel)
+		defer b.setWake(nil)
 		select {
 		case r = <-b.results:
 			return nil
@@ -185,11 +190,35 @@ func (b *Batch) Next(each func(Result) error) error {
 			return ctx.Err()
 		}
 	})
+	if b.isClosed() {
+		return fmt.Errorf("the batch: %w", engine.ErrClosed)
+	}
 	if err != nil {
 		return err
 	}
 	b.going--
 	return each(r)
+}
+
+func (b *Batch) setWake(cancel context.CancelFunc) {
+	b.mu.Lock()
+	b.wake = cancel
+	b.mu.Unlock()
+}
+
+func (b *Batch) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// Wake ends the Next that is waiting, if there is one; prompts go on.
+func (b *Batch) Wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wake != nil {
+		b.wake()
+	}
 }
 
 // Cancel ends all prompts that are under way; their results carry the error.

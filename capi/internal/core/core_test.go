@@ -24,7 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t *testing.T, sequences int, poll Poll) *Engine {
 	t.Helper()
-	e, err := Open(engine.Builtin, engine.Options{Context: 128, Sequences: sequences}, poll)
+	o := engine.Options{Context: 128, Sequences: sequences}
+	e, err := Open(context.Background(), engine.Builtin, o, Traces{}, poll)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,6 +295,129 @@ func TestBatchGivesEachResultOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Wake ends a wait and nothing else; Close ends the wait for good.
+func TestBatchWakes(t *testing.T) {
+	e := open(t, 1, nil)
+	o := engine.Sampling{MaxTokens: 20, IgnoreEOS: true}
+	b, err := e.NewBatch(o, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Wake() // nobody waits
+	next := func() (r Result, err error) {
+		err = b.Next(func(got Result) error { r = got; return nil })
+		return r, err
+	}
+	const prompts = 3
+	for i := range prompts {
+		if err := b.Submit(uint64(i), "func", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	var waking sync.WaitGroup
+	waking.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				b.Wake()
+			}
+		}
+	})
+	woken, results := 0, 0
+	for results < prompts {
+		r, err := next()
+		switch {
+		case errors.Is(err, context.Canceled):
+			woken++
+		case err != nil || r.Err != nil || len(r.Tokens) != o.MaxTokens:
+			t.Fatalf("%+v, %v", r, err)
+		default:
+			results++
+		}
+	}
+	close(done)
+	waking.Wait()
+	if woken == 0 {
+		t.Error("nothing was woken")
+	}
+	if err := b.Submit(7, "func", nil); err != nil {
+		t.Fatal(err)
+	}
+	waking.Go(func() {
+		for {
+			b.mu.Lock()
+			waiting := b.wake != nil
+			b.mu.Unlock()
+			if waiting {
+				break
+			}
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if r, err := next(); !errors.Is(err, engine.ErrClosed) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	waking.Wait()
+	if err := e.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Traces are complete once the engine is freed, and one that cannot be written is said in the log.
+func TestTracesAreCompleteAtTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	traces := Traces{filepath.Join(dir, "timeline"), filepath.Join(dir, "routing")}
+	var logged []string
+	o := engine.Options{Context: 64, Logger: NewLogger(slog.LevelError,
+		func(_ slog.Level, line string) { logged = append(logged, line) })}
+	for range 2 {
+		e, err := Open(context.Background(), engine.Builtin, o, traces, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newest(t, e, engine.Sampling{MaxTokens: 3})
+		if err := feed(s, "func"); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Release(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := finish(s); err != nil {
+			t.Fatal(err)
+		}
+		full := traces.Timeline == fullDisk
+		if err := s.Close(); full != (Status(err) == EIO) || full != (len(logged) == 1) {
+			t.Errorf("closing: %v; logged %q", err, logged)
+		}
+		if !full {
+			text, err := os.ReadFile(traces.Timeline)
+			if err != nil || !bytes.HasSuffix(text, []byte("\n]}\n")) {
+				t.Errorf("a timeline of %d bytes, %v", len(text), err)
+			}
+		}
+		if info, err := os.Stat(traces.Routing); err != nil || info.Size() < 50 {
+			t.Errorf("%v, %v", info, err)
+		}
+		if _, err := os.Stat(fullDisk); err != nil {
+			return // this system has no such file
+		}
+		traces.Timeline = fullDisk
+	}
+	traces.Routing = filepath.Join(dir, "no", "such")
+	_, err := Open(context.Background(), engine.Builtin, o, traces, nil)
+	if Status(err) != EIO {
+		t.Errorf("%v", err)
+	}
+}
+
+// fullDisk is a file that takes nothing.
+const fullDisk = "/dev/full"
 
 // hammerTime is how long goroutines hammer; MOERING_HAMMER_SECONDS=60 is the full run.
 func hammerTime(t *testing.T) time.Duration {

@@ -2,6 +2,10 @@ package core
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +25,8 @@ type Poll func(done, total uint64) (cancel bool)
 // uses it. It is safe for concurrent use.
 type Engine struct {
 	*engine.Engine
-	poll Poll
+	poll  Poll
+	files []*os.File // traces
 
 	mu      sync.Mutex
 	refs    int
@@ -31,15 +36,31 @@ type Engine struct {
 	sessions atomic.Int32
 }
 
-// Open opens a model; poll, which may be nil, can cancel this and all later calls.
-func Open(path string, o engine.Options, poll Poll) (*Engine, error) {
+// Traces are the paths of files that an engine writes while it is open; "" for none.
+type Traces struct{ Timeline, Routing string }
+
+// Open opens a model; ctx ends the opening, and poll, which may be nil, can cancel it and all later
+// calls.
+func Open(ctx context.Context, path string, o engine.Options, t Traces, poll Poll,
+) (_ *Engine, err error) {
 	var done, total atomic.Uint64
 	o.Progress = func(d, t int64) { done.Store(uint64(d)); total.Store(uint64(t)) }
 	e := &Engine{poll: poll, refs: 1, calls: map[int]context.CancelFunc{}}
-	ctx, cancel := context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.closeFiles())
+		}
+	}()
+	if o.Trace, err = e.create(t.Timeline); err != nil {
+		return nil, err
+	}
+	if o.RoutingTrace, err = e.create(t.Routing); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	progress := func() (uint64, uint64) { return done.Load(), total.Load() }
-	err := watch(ctx, cancel, poll, progress, func(ctx context.Context) (err error) {
+	err = watch(ctx, cancel, poll, progress, func(ctx context.Context) (err error) {
 		e.Engine, err = engine.OpenContext(ctx, path, o)
 		return err
 	})
@@ -47,6 +68,27 @@ func Open(path string, o engine.Options, poll Poll) (*Engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// create makes a file that is closed with the engine; nil for no path.
+func (e *Engine) create(path string) (io.Writer, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: a trace: %w", engine.ErrIO, err)
+	}
+	e.files = append(e.files, f)
+	return f, nil
+}
+
+func (e *Engine) closeFiles() (err error) {
+	for _, f := range e.files {
+		err = errors.Join(err, f.Close())
+	}
+	e.files = nil
+	return err
 }
 
 // Hold keeps the engine alive until Release. It fails once the last hold is gone.
@@ -60,7 +102,8 @@ func (e *Engine) Hold() error {
 	return nil
 }
 
-// Release gives up a hold; the last one frees the engine.
+// Release gives up a hold; the last one frees the engine. What fails then has nobody to be told
+// but the log: the handle is gone.
 func (e *Engine) Release() error {
 	e.mu.Lock()
 	e.refs--
@@ -69,7 +112,11 @@ func (e *Engine) Release() error {
 	if !last {
 		return nil
 	}
-	return e.Close()
+	err := ioError(errors.Join(e.Close(), e.closeFiles()))
+	if log := e.Options().Logger; err != nil && log != nil {
+		log.Error("closing", "error", err)
+	}
+	return err
 }
 
 // Sessions is the number of open sessions, those of batches and embeddings not counted.
