@@ -75,7 +75,7 @@ type BatchOptions struct {
 	// not close the engine, which waits for the job.
 	Progress func(BatchProgress)
 
-	spillBandwidth float64 // tests take moving for so fast, bytes a second; 0: as it is measured
+	spillTest *spillTest
 }
 
 // BatchResult is what a job, or one run of it, has done.

@@ -29,6 +29,12 @@ type batchSpill struct {
 // on reports that requests are admitted by what they likely need.
 func (s *batchSpill) on() bool { return s.Spill != nil }
 
+// spillTest is what tests set, and see, of moving.
+type spillTest struct {
+	bandwidth float64 // in place of the measured one
+	left      int     // pages that lay outside when the job ended
+}
+
 // moved is the bytes that went out and in.
 func (s *batchSpill) moved() int64 {
 	if s.Spill == nil {
@@ -103,7 +109,10 @@ func (d *batchDriver) memory(free int) {
 	}
 	if m.Optimistic {
 		m.SpillTokens = int64(d.spill.Room()) * kv.PageTokens
-		m.SpillBandwidth = cmp.Or(d.o.spillBandwidth, d.spill.bandwidth())
+		m.SpillBandwidth = d.spill.bandwidth()
+		if t := d.o.spillTest; t != nil {
+			m.SpillBandwidth = t.bandwidth
+		}
 	}
 }
 

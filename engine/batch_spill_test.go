@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -49,7 +52,7 @@ func generous(n int, limit int) (lines []string) {
 }
 
 // quick has moving pay whatever else the machine does.
-const quick = 1e15
+func quick() *spillTest { return &spillTest{bandwidth: 1e15} }
 
 // brief are few short requests, for devices that are slow: those of the most tokens start last, when
 // the others have made it look as if there were memory for all of them.
@@ -88,13 +91,15 @@ func TestBatchSpillKeepsTheAnswers(t *testing.T) {
 		log.Reset()
 		e := open(t, tiny, o)
 		b.Input, b.Output, b.Created = in, filepath.Join(dir, name), 1
-		b.spillBandwidth = quick
+		b.spillTest = quick()
 		r, err := e.Batch(context.Background(), b)
 		if err != nil || !r.Complete || r.Failed > 0 {
 			t.Fatal(name, r, err)
 		}
-		if pages, rows := e.pool.Free(); pages*kv.PageTokens != tokens || rows != o.Sequences {
-			t.Errorf("%s: %d pages and %d places are free", name, pages, rows)
+		pages, rows := e.pool.Free()
+		if pages*kv.PageTokens != tokens || rows != o.Sequences || b.spillTest.left > 0 {
+			t.Errorf("%s: %d pages and %d places are free, %d pages outside are not", name, pages, rows,
+				b.spillTest.left)
 		}
 		return r, string(read(t, r.Output))
 	}
@@ -105,8 +110,7 @@ func TestBatchSpillKeepsTheAnswers(t *testing.T) {
 		moves, again bool
 		warns        bool
 	}{
-		// Room for those that wait at one time, not for all that ever do.
-		"moved":   {b: BatchOptions{Spill: 5 * page}, moves: true},
+		"moved":   {b: BatchOptions{Spill: 1 << 30}, moves: true},
 		"no room": {b: BatchOptions{Spill: 1}, again: true},
 		// A folder in which no file can be made.
 		"no disk": {b: BatchOptions{Spill: 1 << 30, SpillDir: "/proc/self"}, again: true, warns: true},
@@ -137,6 +141,48 @@ func TestBatchSpillKeepsTheAnswers(t *testing.T) {
 	}
 }
 
+// spillTrials is how many random jobs are tried; MOERING_SPILL_TRIALS asks for more.
+const spillTrials = 2
+
+// Whatever the order of requests, the memory for keys and values, the rows of a pass, and what can be
+// moved: the answers are those of requests that keep their memory.
+func TestBatchSpillAtRandom(t *testing.T) {
+	trials, lines := uint64(spillTrials), generous(40, 60)
+	if !haveCPU {
+		trials, lines = 1, brief(34)
+	}
+	if text := os.Getenv("MOERING_SPILL_TRIALS"); text != "" {
+		var err error
+		if trials, err = strconv.ParseUint(text, 10, 32); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := results(t, Options{Context: 256}, BatchOptions{}, lines)
+	preempted := 0
+	for seed := range trials {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		mixed := slices.Clone(lines)
+		rng.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+		dir := t.TempDir()
+		b := BatchOptions{Input: filepath.Join(dir, "in.jsonl"), Output: filepath.Join(dir, "out"),
+			Created: 1, Spill: []int64{1, 200e3, 1 << 30}[rng.IntN(3)], spillTest: quick()}
+		writeLines(t, b.Input, mixed)
+		o := Options{Context: 256, Sequences: 12 + rng.IntN(30), Chunk: 5 + rng.IntN(90),
+			KVTokens: (8 + rng.IntN(8)) * kv.PageTokens, HostMemory: 256 << 20}
+		r, err := Batch(context.Background(), tiny, o, b)
+		if err != nil || !r.Complete || r.Failed > 0 || b.spillTest.left > 0 {
+			t.Fatal(seed, r, err)
+		}
+		preempted += r.Preempted
+		for id, got := range byID(t, b.Output) {
+			if got != want[id] {
+				t.Errorf("seed %d: %s\n%.600s\nwant\n%.600s", seed, id, got, want[id])
+			}
+		}
+	}
+	t.Logf("%d preempted in %d jobs", preempted, trials)
+}
+
 // On a device with memory of its own, keys and values go to host memory first.
 func TestBatchSpillToHostMemory(t *testing.T) {
 	if haveCPU {
@@ -150,7 +196,7 @@ func TestBatchSpillToHostMemory(t *testing.T) {
 		e := open(t, tiny, on("discrete", Options{Context: 64, Sequences: 10, Chunk: 32,
 			KVTokens: 3 * kv.PageTokens}))
 		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, SpillMemory: memory,
-			Output: filepath.Join(dir, fmt.Sprint(i)), spillBandwidth: quick})
+			Output: filepath.Join(dir, fmt.Sprint(i)), spillTest: quick()})
 		if err != nil || !r.Complete || r.Failed > 0 {
 			t.Fatal(r, err)
 		}
@@ -180,7 +226,7 @@ func TestBatchSpillBesideSessions(t *testing.T) {
 		KVTokens: pages * kv.PageTokens})
 	run := func(name string, progress func(BatchProgress)) string {
 		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, Spill: 1 << 30,
-			Output: filepath.Join(dir, name), Progress: progress, spillBandwidth: quick})
+			Output: filepath.Join(dir, name), Progress: progress, spillTest: quick()})
 		if err != nil || !r.Complete || r.Failed > 0 || r.Preempted == 0 {
 			t.Fatal(name, r, err)
 		}
@@ -294,7 +340,7 @@ func TestBatchSpillOfEmbeddings(t *testing.T) {
 			}
 		}
 		r, err := e.Batch(context.Background(), BatchOptions{Input: in, Created: 1, Spill: c.spill,
-			Output: filepath.Join(dir, c.name), Progress: progress, spillBandwidth: quick})
+			Output: filepath.Join(dir, c.name), Progress: progress, spillTest: quick()})
 		let()
 		if err != nil || !r.Complete || r.Failed > 0 {
 			t.Fatal(c.name, r, err)

@@ -51,6 +51,8 @@ type slotPool struct {
 	free              []int32
 }
 
+func (p *slotPool) used() int { return int(p.fresh-p.first) - len(p.free) }
+
 func (p *slotPool) room() int { return int(p.end-p.fresh) + len(p.free) }
 
 func (p *slotPool) take() (slot int32) {
@@ -140,6 +142,16 @@ func (s *Spill) room() int {
 		n += s.pools[1].room()
 	}
 	return n
+}
+
+// Used is how many pages lie outside.
+func (s *Spill) Used() (pages int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.pools {
+		pages += s.pools[i].used()
+	}
+	return pages
 }
 
 // Moved is the bytes that were moved out and in so far.

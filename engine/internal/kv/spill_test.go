@@ -102,7 +102,7 @@ func TestSpilledPagesComeBackAsTheyWere(t *testing.T) {
 					if !errors.Is(err, ErrFull) || s.Room() != room {
 						t.Fatalf("room for %d pages of %d: %v", room, Pages(q.Len), err)
 					}
-				case err != nil || x.Len != q.Len || s.Room() != room-Pages(q.Len):
+				case err != nil || x.Len != q.Len || s.Room() != room-Pages(q.Len) || s.Used() != 25-s.Room():
 					t.Fatal(x, err, s.Room(), room)
 				default:
 					out = append(out, left{x, want})
@@ -220,8 +220,8 @@ func TestSpillOnADiskThatFails(t *testing.T) {
 		t.Errorf("a wrong bit: %v", err)
 	}
 	s.Drop(x)
-	if s.Room() != 1 {
-		t.Errorf("room for %d, want that in memory", s.Room())
+	if s.Room() != 1 || s.Used() != 0 {
+		t.Errorf("room for %d, want that in memory; %d are used", s.Room(), s.Used())
 	}
 }
 
