@@ -31,7 +31,10 @@ func engineOptions(o *C.mr_engine_options) (engine.Options, error) {
 		Sequences: int(o.sequences_max), Chunk: int(o.chunk_tokens_max), Sections: int(o.sections),
 		Exact: o.exact != 0, Device: optional(o.device), Reader: optional(o.reader),
 		Policy: optional(o.policy), KVType: optional(o.kv_type), Verify: optional(o.verify),
-		CuBLASLt: optional(o.cublaslt), Getenv: getenv}
+		CuBLASLt: optional(o.cublaslt), CPUExperts: o.cpu_experts != 0, Getenv: getenv}
+	if o.reserved != 0 {
+		return out, fmt.Errorf("%w: reserved is %d, not 0", engine.ErrUsage, int32(o.reserved))
+	}
 	if o.kv_tokens_max > elementsMax {
 		return out, fmt.Errorf("%w: kv_tokens_max is %d, more than %d", engine.ErrUsage,
 			uint64(o.kv_tokens_max), elementsMax)
@@ -217,6 +220,10 @@ func giveInfo(out *C.mr_model_info, i engine.Info) {
 	if i.ChatTemplate {
 		out.chat_template = 1
 	}
+	out.checksums = 0
+	if i.Checksums {
+		out.checksums = 1
+	}
 	out.weight_bytes, out.expert_bytes = C.uint64_t(i.WeightBytes), C.uint64_t(i.ExpertBytes)
 	out.expert_groups, out.group_bytes_max = C.uint64_t(i.ExpertGroups), C.uint64_t(i.GroupBytes)
 	cut(out.format[:], i.Format)
@@ -240,7 +247,11 @@ func givePlan(out *C.mr_plan, p engine.Plan) {
 	out.dense_sections, out.dense_layers = C.uint32_t(p.DenseSections), C.uint32_t(p.DenseLayers)
 	out.host_budget_bytes, out.host_least_bytes = C.uint64_t(p.HostBudget), C.uint64_t(p.HostLeast)
 	out.host_cache_bytes, out.host_cache_slots = C.uint64_t(p.HostCache), C.uint32_t(p.HostSlots)
-	out.host_dense_sections = C.uint32_t(p.HostDense)
+	out.host_dense_sections, out.cycle_groups = C.uint32_t(p.HostDense), C.uint32_t(p.Cycle)
+	out.cpu_experts = 0
+	if p.CPUExperts {
+		out.cpu_experts = 1
+	}
 	cut(out.kv_type[:], strings.ToLower(p.KVType))
 	cut(out.device[:], p.Device)
 }
@@ -261,6 +272,9 @@ func mri_engine_stats(handle C.uint64_t, out *C.mr_stats, f *C.mri_failure) C.mr
 		out.prefetched, out.prefetch_useful = C.uint64_t(s.Prefetched), C.uint64_t(s.PrefetchUseful)
 		out.wait_ns, out.busy_ns = C.uint64_t(s.Wait), C.uint64_t(s.Busy)
 		out.memory_peak_bytes = C.uint64_t(s.PeakMemory)
+		out.guessed, out.guesses_came = C.uint64_t(s.Guessed), C.uint64_t(s.GuessesCame)
+		out.guesses_wanted, out.all_bytes_read = C.uint64_t(s.GuessesWanted), C.uint64_t(s.AllBytesRead)
+		out.cpu_experts, out.probe_bytes_per_s = C.uint64_t(s.CPUExperts), C.uint64_t(s.ProbeBytesPerS)
 		return nil
 	})
 }

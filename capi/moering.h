@@ -132,14 +132,17 @@ typedef struct mr_engine_options {
     int32_t direct_io;           /* MR_AUTO, MR_ON, MR_OFF: bypass the page cache */
     int32_t exact;               /* not 0: float32 activations with block-quantised weights */
     int32_t log_level;           /* least level that is logged; default: MR_LOG_INFO */
+    int32_t cpu_experts;         /* not 0: beside a GPU, experts in RAM are computed on the processor
+                                  * where moving them takes longer; last bits depend on the split */
+    int32_t reserved;            /* 0 */
     const char *reader;          /* "uring", "pread"; default: the better one */
     const char *policy;          /* of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru",
                                   * "clock"; default: chosen */
     uint64_t kv_tokens_max;      /* of all sequences, whose keys and values have memory; default:
                                   * chosen, at most sequences_max of the longest */
     const char *kv_type;         /* keys and values: "f32", rounded "f16", "q8_0"; default: f32 */
-    const char *verify;          /* checksums of a packed model: when a group is read "first",
-                                  * "always", "off"; default: first */
+    const char *verify;          /* checksums of a packed model: "always" (at every read),
+                                  * "first" (of a group), "off"; default: always */
     const char *cublaslt;        /* NVIDIA's library for large 16-bit products on a GPU: "off",
                                   * "faster" (where it is), "always"; default: off */
     uint64_t io_timeout_ms;      /* a read that takes longer is MR_EIO; default: a minute */
@@ -153,7 +156,7 @@ typedef struct mr_engine_options {
     const int32_t *open_cancel;  /* not 0 ends mr_engine_open; any thread may set it meanwhile */
 } mr_engine_options;
 #define MR_ENGINE_OPTIONS_INIT \
-    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, \
+    { sizeof(mr_engine_options), 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL, NULL, \
       NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
 typedef struct mr_model_info {
@@ -169,11 +172,12 @@ typedef struct mr_model_info {
     uint64_t expert_bytes; /* of weight_bytes, experts */
     uint64_t expert_groups;
     uint64_t group_bytes_max; /* largest expert */
-    char format[16];          /* "GGUF", "safetensors" */
+    int32_t checksums;        /* not 0: the file carries them, see verify */
+    char format[12];          /* "GGUF", "safetensors" */
     char family[32];          /* "qwen3moe" */
     char types[128];          /* "Q4_0 10.6 MB, Q8_0 1.8 MB" */
 } mr_model_info;
-#define MR_MODEL_INFO_INIT { sizeof(mr_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0} }
+#define MR_MODEL_INFO_INIT { sizeof(mr_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0} }
 
 /* How the budget is split: that of the memory that is computed in, and beside it the host's, on a
  * device with memory of its own; elsewhere what is named host_ is 0. */
@@ -201,11 +205,14 @@ typedef struct mr_plan {
     uint32_t dense_layers;   /* of so many; if they are more, dense weights stream */
     uint32_t host_cache_slots;
     uint32_t host_dense_sections;
+    uint32_t cycle_groups; /* experts that one token uses on its way through the layers */
+    int32_t cpu_experts;   /* not 0: the processor may compute experts beside the device */
     char kv_type[12];
     char device[64];
 } mr_plan;
 #define MR_PLAN_INIT \
-    { sizeof(mr_plan), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0} }
+    { sizeof(mr_plan), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+      {0}, {0} }
 
 typedef struct mr_stats { /* counters since mr_engine_open */
     uint32_t struct_size;
@@ -228,8 +235,15 @@ typedef struct mr_stats { /* counters since mr_engine_open */
     uint64_t wait_ns;      /* computing stood still for weights */
     uint64_t busy_ns;      /* passes took in all */
     uint64_t memory_peak_bytes; /* resident set of the process */
+    uint64_t guessed;        /* experts thought worth reading ahead, read or not */
+    uint64_t guesses_came;   /* of guessed, used: precision */
+    uint64_t guesses_wanted; /* used where there was a guess; guesses_came of them: recall */
+    uint64_t all_bytes_read; /* from disk, with what surrounds the weights */
+    uint64_t cpu_experts;    /* computed on the processor beside a device */
+    uint64_t probe_bytes_per_s; /* what the disks gave when they were probed; 0: they were not */
 } mr_stats;
-#define MR_STATS_INIT { sizeof(mr_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define MR_STATS_INIT \
+    { sizeof(mr_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Opens a GGUF file, a Hugging Face directory, or the model that is part of the library, "mr:tiny".
  * options may be NULL. poll and open_cancel can cancel it. */

@@ -121,8 +121,9 @@ type shared struct {
 	slow   float64 // than on average, now
 }
 
-// spread is how many exponential times a read's time is the mean of: reads beside each other on a
-// virtual NVMe disk had quartiles as of about so many.
+// spread is how many exponential times a read's time is the mean of: of six that
+// were tried, the one whose replay came closest to a recorded pair of runs (with and without reading
+// ahead) of the shipped model on a virtual NVMe disk. A fit to one machine, not a law.
 const spread = 3
 
 // part is a piece under way, and how much of its work is to come.

@@ -132,7 +132,7 @@ func TestCAPIHasTheEnginesOptionsAndFigures(t *testing.T) {
 	}{{reflect.TypeFor[engine.Options](), "(out|options|o)", ""},
 		{reflect.TypeFor[engine.Sampling](), "out", ""},
 		{reflect.TypeFor[engine.Info](), "i", "Path"},
-		{reflect.TypeFor[engine.Plan](), "p", ""},
+		{reflect.TypeFor[engine.Plan](), "p", "MoveRates"},
 		{reflect.TypeFor[engine.Stats](), "s", ""}} {
 		for i := range s.kind.NumField() {
 			f := s.kind.Field(i)

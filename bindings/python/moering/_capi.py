@@ -101,6 +101,8 @@ class mr_engine_options(Structure):
     direct_io: int
     exact: int
     log_level: int
+    cpu_experts: int
+    reserved: int
     reader: bytes | None
     policy: bytes | None
     kv_tokens_max: int
@@ -129,6 +131,8 @@ class mr_engine_options(Structure):
         ("direct_io", c_int32),
         ("exact", c_int32),
         ("log_level", c_int32),
+        ("cpu_experts", c_int32),
+        ("reserved", c_int32),
         ("reader", c_char_p),
         ("policy", c_char_p),
         ("kv_tokens_max", c_uint64),
@@ -159,6 +163,7 @@ class mr_model_info(Structure):
     expert_bytes: int
     expert_groups: int
     group_bytes_max: int
+    checksums: int
     format: bytes
     family: bytes
     types: bytes
@@ -175,7 +180,8 @@ class mr_model_info(Structure):
         ("expert_bytes", c_uint64),
         ("expert_groups", c_uint64),
         ("group_bytes_max", c_uint64),
-        ("format", c_char * 16),
+        ("checksums", c_int32),
+        ("format", c_char * 12),
         ("family", c_char * 32),
         ("types", c_char * 128),
     ]
@@ -205,6 +211,8 @@ class mr_plan(Structure):
     dense_layers: int
     host_cache_slots: int
     host_dense_sections: int
+    cycle_groups: int
+    cpu_experts: int
     kv_type: bytes
     device: bytes
     _fields_: ClassVar[list[tuple[str, Any]]] = [
@@ -231,6 +239,8 @@ class mr_plan(Structure):
         ("dense_layers", c_uint32),
         ("host_cache_slots", c_uint32),
         ("host_dense_sections", c_uint32),
+        ("cycle_groups", c_uint32),
+        ("cpu_experts", c_int32),
         ("kv_type", c_char * 12),
         ("device", c_char * 64),
     ]
@@ -257,6 +267,12 @@ class mr_stats(Structure):
     wait_ns: int
     busy_ns: int
     memory_peak_bytes: int
+    guessed: int
+    guesses_came: int
+    guesses_wanted: int
+    all_bytes_read: int
+    cpu_experts: int
+    probe_bytes_per_s: int
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", c_uint32),
         ("sessions", c_uint32),
@@ -278,6 +294,12 @@ class mr_stats(Structure):
         ("wait_ns", c_uint64),
         ("busy_ns", c_uint64),
         ("memory_peak_bytes", c_uint64),
+        ("guessed", c_uint64),
+        ("guesses_came", c_uint64),
+        ("guesses_wanted", c_uint64),
+        ("all_bytes_read", c_uint64),
+        ("cpu_experts", c_uint64),
+        ("probe_bytes_per_s", c_uint64),
     ]
 
 

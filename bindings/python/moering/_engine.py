@@ -62,11 +62,12 @@ class EngineOptions(TypedDict, total=False):
     prefetch: bool  # read experts ahead; where it pays
     direct_io: bool  # bypass the page cache; where the file system allows it
     exact: bool  # float32 activations with block-quantised weights; False
+    cpu_experts: bool  # beside a GPU: experts in RAM on the processor where that is sooner; False
     reader: str  # "uring", "pread"
     policy: str  # of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru", "clock"
     kv_tokens_max: int  # of all sequences, whose keys and values have memory; chosen
     kv_type: str  # keys and values: "f32", or rounded "f16", "q8_0"
-    verify: str  # checksums of a packed model: at the "first" read, "always", "off"
+    verify: str  # checksums of a packed model: "always" (every read), "first", "off"
     cublaslt: str  # NVIDIA's library for large 16-bit products: "off", "faster", "always"
     io_timeout_ms: int  # a read that takes longer raises FileError; a minute
     trace: str | os.PathLike[str]  # a timeline to write, for Perfetto
@@ -128,6 +129,7 @@ class ModelInfo:
     expert_bytes: int
     expert_groups: int
     group_bytes_max: int
+    checksums: bool  # the file carries them: see verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,8 @@ class Plan:
     dense_layers: int
     host_cache_slots: int
     host_dense_sections: int
+    cycle_groups: int  # that one token uses on its way through the layers
+    cpu_experts: bool
     kv_type: str
 
 
@@ -186,6 +190,12 @@ class Stats:
     wait_ns: int  # computing stood still for weights
     busy_ns: int
     memory_peak_bytes: int
+    guessed: int  # experts thought worth reading ahead, read or not
+    guesses_came: int  # of guessed, used: precision
+    guesses_wanted: int  # used where there was a guess; guesses_came of them: recall
+    all_bytes_read: int  # from disk, with what surrounds the weights
+    cpu_experts: int  # computed on the processor beside a device
+    probe_bytes_per_s: int  # what the disks gave when they were probed; 0: they were not
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ func (p *pair) take(a *Acquisition, groups ...int) {
 	}
 }
 
-// A group is a guess of the device's, not begun, when it is asked for in host memory alone: the device
+// A group is a guess of the device's, not begun as demand is read, when it is asked for in host memory alone: the device
 // gives the guess up, and the group is read all the same, for both.
 func TestTwoWaitForOneGroup(t *testing.T) {
 	p := newPair(t, 2, 4)
@@ -147,7 +147,7 @@ func TestTwoWaitForOneGroup(t *testing.T) {
 	a.Release()
 	beside := p.below.Acquire(1, []int{3})
 	p.top.Acquire(1, nil).Release()
-	if len(p.top.pins) != 0 || !slices.Equal(p.outcomes, []sched.Outcome{sched.Wasted}) {
+	if len(p.top.pins) != 0 || !slices.Equal(p.outcomes, []sched.Outcome{sched.Cancelled}) {
 		t.Errorf("%d guesses are kept, outcomes %v", len(p.top.pins), p.outcomes)
 	}
 	p.arrive(0)
