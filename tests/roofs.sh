@@ -5,9 +5,10 @@
 #   tests/roofs.sh MODEL LIMIT_MIB [SEQUENCES [ROUNDS]]
 #
 # Each round takes fio's direct reads of the model's file (of the size of an expert group, 16 at a time),
-# Moering's decode under the limit, and its decode with everything in memory. The roof of I/O is fio's
-# speed by the bytes that a token had to read; that of computing is the resident speed. "read" is the
-# speed of the streaming run's reads while there are any, by fio's. PROMPT and GEN are tokens,
+# Moering's decode under the limit, and its decode with everything in memory. The roof of I/O is the
+# disk's speed by the bytes that a token had to read, where the disk's speed is fio's, or Moering's while
+# it reads, whichever is higher; that of computing is the resident speed. "read_share" is the speed of the
+# streaming run's reads while there are any, by fio's. PROMPT and GEN are tokens,
 # MOERING_BENCH further flags of "moering bench". The limit is a control group (see tests/limited.bash).
 # Prints a JSON line a round, and last the medians. Needs fio, and memory for the whole model.
 set -euo pipefail
@@ -44,10 +45,10 @@ for round in $(seq "$rounds"); do
 	decode=$(number decode_tokens_per_s <<<"$streaming")
 	line=$(awk -v round="$round" -v limit="$limit" -v sequences="$sequences" -v disk="$disk" -v decode="$decode" \
 		-v bytes="$(number bytes_read_per_token <<<"$streaming")" \
-		-v read="$(number read_bytes_per_s <<<"$streaming")" \
+		-v read="$(number read_busy_bytes_per_s <<<"$streaming")" \
 		-v wait="$(number wait_share <<<"$streaming")" \
 		-v compute="$(number decode_tokens_per_s <<<"$resident")" 'BEGIN {
-			io = bytes > 0 ? disk / bytes : compute; roof = io < compute ? io : compute
+			io = bytes > 0 ? (read > disk ? read : disk) / bytes : compute; roof = io < compute ? io : compute
 			printf "{\"round\": %d, \"limit_mib\": %d, \"sequences\": %d, ", round, limit, sequences
 			printf "\"fio_bytes_per_s\": %.0f, \"read_bytes_per_s\": %.0f, \"read_share\": %.3f, ",
 				disk, read, read / disk
