@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -26,16 +25,6 @@ func all(int) bool    { return true }
 func none(int) bool   { return false }
 func odd(g int) bool  { return g%2 == 1 }
 func some(g int) bool { return g%5 < 2 }
-
-// distance is how far logits are apart, as a share of the norm of those that are wanted.
-func distance(got, want []float32) float64 {
-	var diff, norm float64
-	for i := range want {
-		d := float64(got[i]) - float64(want[i])
-		diff, norm = diff+d*d, norm+float64(want[i])*float64(want[i])
-	}
-	return math.Sqrt(diff / norm)
-}
 
 // The reference gives the same bits on both sides. With it the answer depends neither on who computes
 // what, nor on the tiers, from which the processor takes what the device is about to fetch.
@@ -131,7 +120,7 @@ func TestFamiliesBesideOnCUDA(t *testing.T) {
 			o.DeviceMemory, o.HostMemory = least.Least+64<<10, least.HostLeast+64<<10
 			e := open(t, model, o)
 			s := session(t, e)
-			if r := distance(score(t, s, g.Prompt), want); !(r <= goldenError) {
+			if r := difference(score(t, s, g.Prompt), want); !(r <= goldenError) {
 				t.Errorf("logits differ by %.2g", r)
 			}
 			if err := s.Truncate(0); err != nil {
@@ -182,7 +171,7 @@ func TestSplitDecidesTheBitsOnCUDA(t *testing.T) {
 			if name == "none" && !slices.Equal(got, without) {
 				t.Error("the processor computes nothing, and logits differ")
 			}
-			if r := distance(got, without); !(r <= goldenError) {
+			if r := difference(got, without); !(r <= goldenError) {
 				t.Errorf("%s: logits differ by %.2g", name, r)
 			}
 			if (e.Stats().CPUExperts > 0) != (name != "none") {
@@ -197,7 +186,7 @@ func TestBlockFormatsBesideOnCUDA(t *testing.T) {
 	o, ids := onCUDA(cudaLibrary(t), Options{Context: 16, Chunk: 4, Exact: true}), []int32{5, 900, 30}
 	want := score(t, session(t, open(t, tiny, o)), ids)
 	got := score(t, session(t, open(t, tiny, beside(o, odd))), ids)
-	if r := distance(got, want); !(r > 0 && r <= goldenError) {
+	if r := difference(got, want); !(r > 0 && r <= goldenError) {
 		t.Errorf("logits differ by %.2g", r)
 	}
 }
@@ -235,19 +224,7 @@ func TestCancelBesideLeavesNothingBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := session(t, e)
-		ctx, cancel := context.WithCancel(t.Context())
-		n := 0
-		for _, err := range s.GenerateTokens(ctx, []int32{1, 2, 3}, Sampling{MaxTokens: 20,
-			IgnoreEOS: true}) {
-			if err != nil && ctx.Err() == nil {
-				t.Fatal(err)
-			}
-			if n++; n == i {
-				go cancel()
-			}
-		}
-		cancel()
+		generateUntil(t, session(t, e), i)
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -311,6 +311,22 @@ func TestNeighboursNeverChangeTheAnswer(t *testing.T) {
 	all.Wait()
 }
 
+// generateUntil generates, and cancels about when so many tokens are there.
+func generateUntil(t *testing.T, s *Session, tokens int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	n := 0
+	for _, err := range s.GenerateTokens(ctx, []int32{1, 2, 3}, Sampling{MaxTokens: 30, IgnoreEOS: true}) {
+		if err != nil && ctx.Err() == nil {
+			t.Fatal(err)
+		}
+		if n++; n == tokens {
+			go cancel()
+		}
+	}
+}
+
 // Invariant 5, after cancellation at random points: Close finds every lease back, goleak no goroutine.
 func TestCancelLeavesNothingBehind(t *testing.T) {
 	_, plan, err := Inspect(tiny, Options{Context: 128, HostMemory: 1})
@@ -320,19 +336,7 @@ func TestCancelLeavesNothingBehind(t *testing.T) {
 	before := descriptors(t)
 	for i := range 10 {
 		e := open(t, tiny, Options{Context: 128, HostMemory: plan.Least})
-		s := session(t, e)
-		ctx, cancel := context.WithCancel(context.Background())
-		n := 0
-		for _, err := range s.GenerateTokens(ctx, []int32{1, 2, 3}, Sampling{MaxTokens: 30,
-			IgnoreEOS: true}) {
-			if err != nil && ctx.Err() == nil {
-				t.Fatal(err)
-			}
-			if n++; n == i {
-				go cancel()
-			}
-		}
-		cancel()
+		generateUntil(t, session(t, e), i)
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,6 @@ import (
 	"github.com/moering/moering/engine/internal/forward"
 	"github.com/moering/moering/engine/internal/kv"
 	"github.com/moering/moering/engine/internal/weights"
-	"github.com/moering/moering/offload/store"
 	"github.com/moering/moering/sched"
 )
 
@@ -38,8 +37,8 @@ func effective(o Options, m *arch.Model) (Options, error) {
 		o.Sequences = sequencesDefault
 	}
 	o.Policy = cmp.Or(o.Policy, sched.PolicyNames()[0])
-	if o.Verify == "" {
-		o.Verify = store.VerifyAlways.String()
+	if mode, err := o.verify(); err == nil { // which says what "" is
+		o.Verify = mode.String()
 	}
 	if o.IOTimeout == 0 {
 		o.IOTimeout = ioTimeoutDefault

@@ -47,14 +47,8 @@ func recordedRun(t *testing.T, o Options, tokens, rows int) (*RoutingTrace, Stat
 	t.Helper()
 	var out bytes.Buffer
 	o.RoutingTrace = &out
-	e, err := Open(tiny, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := e.NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := open(t, tiny, o)
+	s := session(t, e)
 	ids := heldoutTokens(t, e, tokens)
 	for chunk := range slices.Chunk(ids, rows) {
 		if err := s.Feed(context.Background(), chunk); err != nil {
@@ -132,14 +126,8 @@ func TestTimelineKeepsToTheFormat(t *testing.T) {
 	var out bytes.Buffer
 	o := streamingOptions(t, 12, Options{Context: 512, Sequences: 1, Chunk: 32, Prefetch: On})
 	o.Trace = &out
-	e, err := Open(tiny, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := e.NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := open(t, tiny, o)
+	s := session(t, e)
 	ids := heldoutTokens(t, e, 64)
 	if err := s.Feed(context.Background(), ids[:32]); err != nil {
 		t.Fatal(err)

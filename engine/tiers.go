@@ -243,7 +243,7 @@ func (e *Engine) openIntegrity(log *slog.Logger) (*store.Integrity, error) {
 	i, err := e.model.Store.Integrity(mode)
 	if err == nil && e.model.Store.HasChecksums() {
 		log.Info("checksums", "verified", mode)
-	} else if err == nil && e.options.Verify != "" && mode != store.VerifyOff {
+	} else if err == nil && mode != store.VerifyOff {
 		log.Info("checksums: the model has none; moering pack adds them")
 	}
 	return i, err

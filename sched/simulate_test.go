@@ -25,7 +25,13 @@ func makeTrace(t testing.TB, s TraceShape, passes [][][]int32, predicted [][][]i
 		}
 		all = append(all, p)
 	}
-	trace, err := ReadTrace(bytes.NewReader(writeTrace(t, s, all)))
+	return traceOf(t, s, all)
+}
+
+// traceOf writes passes and reads them.
+func traceOf(t testing.TB, s TraceShape, passes []TracePass) *Trace {
+	t.Helper()
+	trace, err := ReadTrace(bytes.NewReader(writeTrace(t, s, passes)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,11 +321,7 @@ func uniform(t testing.TB, s TraceShape, passes, rows int) *Trace {
 		}
 		all = append(all, p)
 	}
-	trace, err := ReadTrace(bytes.NewReader(writeTrace(t, s, all)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return trace
+	return traceOf(t, s, all)
 }
 
 // In the throughput regime, where a pass uses every expert of every layer, the default policy finds as

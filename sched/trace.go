@@ -8,10 +8,10 @@ import (
 )
 
 // A routing trace records which experts each token used, so that caches, policies and predictors
-// can be replayed without the model. Format, version 2, all numbers unsigned LEB128, times in
+// can be replayed without the model. Format, all numbers unsigned LEB128, times in
 // nanoseconds:
 //
-//	magic "MRTRACE" and the version byte
+//	magic "MRTRACE" and the version byte, 1
 //	layers, experts, topK, groupBytes, denseBytes
 //	sections, places, prefetch (0 off, 1 auto, 2 on), bytesPerSecond, depth, pieces, length of the
 //	    policy's name, name
@@ -20,8 +20,7 @@ import (
 //	    flag 2: before, experts, wait, hits, late (see LayerFigures)
 //	    0 ends the pass, and then: outside, gap, bytesRead, reads, and 8 times (see PassFigures)
 //
-// Version 1, which is read too, has neither the line of sections nor figures. A trace ends where the
-// file ends; one that was cut off within a pass is read up to that pass.
+// A trace ends where the file ends; one that was cut off within a pass is read up to that pass.
 
 // TraceShape is what a trace says about its model.
 type TraceShape struct {
@@ -129,8 +128,7 @@ var ErrTrace = errors.New("malformed routing trace")
 
 // Bounds on what a trace may say.
 const (
-	traceVersion    = 2
-	traceVersionMin = 1
+	traceVersion    = 1
 	traceLayersMax  = 1 << 12
 	traceExpertsMax = 1 << 14
 	traceGroupsMax  = 1 << 20 // layers times experts
@@ -313,8 +311,6 @@ type TraceReader struct {
 	at     int // next byte of buffer
 	offset int64
 	ended  error // what the reader said after the last byte
-
-	version byte
 }
 
 // NewTraceReader reads a trace's beginning. Errors wrap ErrTrace, or are the reader's own.
@@ -328,11 +324,9 @@ func NewTraceReader(r io.Reader) (*TraceReader, error) {
 		if i < len(traceMagic) && b != traceMagic[i] {
 			return nil, fmt.Errorf("%w: it does not begin with %q", ErrTrace, traceMagic)
 		}
-		if i == len(traceMagic) && (b < traceVersionMin || b > traceVersion) {
-			return nil, fmt.Errorf("%w: version %d; this build reads %d to %d", ErrTrace, b,
-				traceVersionMin, traceVersion)
+		if i == len(traceMagic) && b != traceVersion {
+			return nil, fmt.Errorf("%w: version %d; this build reads %d", ErrTrace, b, traceVersion)
 		}
-		t.version = b
 	}
 	var n [5]uint64
 	err := t.numbers(n[:], "the shape", traceLayersMax, traceExpertsMax, traceExpertsMax, traceBytesMax,
@@ -342,10 +336,8 @@ func NewTraceReader(r io.Reader) (*TraceReader, error) {
 	}
 	t.shape = TraceShape{Layers: int(n[0]), Experts: int(n[1]), TopK: int(n[2]),
 		GroupBytes: int64(n[3]), DenseBytes: int64(n[4])}
-	if t.version > 1 {
-		if t.shape.Run, err = t.run(); err != nil {
-			return nil, err
-		}
+	if t.shape.Run, err = t.run(); err != nil {
+		return nil, err
 	}
 	return t, t.shape.check()
 }
@@ -426,10 +418,6 @@ func (t *TraceReader) Next(p *TracePass) error {
 
 // done reads what follows a pass's layers.
 func (t *TraceReader) done(p *TracePass) error {
-	p.Figures = PassFigures{}
-	if t.version == 1 {
-		return nil
-	}
 	const what = "a pass's figures"
 	var n [4]uint64
 	err := t.numbers(n[:], what, traceTimeMax, traceTimeMax, traceTimeMax, traceTimeMax)
@@ -451,11 +439,7 @@ func (t *TraceReader) layer(layer, rows int, l *TraceLayer) error {
 	if err != nil {
 		return err
 	}
-	known := uint64(tracePredicted | traceTimed)
-	if t.version == 1 {
-		known = tracePredicted
-	}
-	flags, err := t.number("flags", known)
+	flags, err := t.number("flags", tracePredicted|traceTimed)
 	if err != nil {
 		return err
 	}

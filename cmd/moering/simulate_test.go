@@ -13,9 +13,9 @@ import (
 // smallTrace is a trace of three passes over two layers of four experts, two used of 1000 bytes, in
 // the format that docs describe: magic and version, the shape, then passes.
 func smallTrace() []byte {
-	b := []byte("MRTRACE\x01\x02\x04\x02\xe8\x07\x00")
+	b := []byte("MRTRACE\x01\x02\x04\x02\xe8\x07\x00" + strings.Repeat("\x00", 7)) // of no known run
 	for range 3 {
-		b = append(b, "\x01\x01"+"\x01\x02\x01\x00\x01\x02\x03"+"\x02\x02\x00\x02\x03"+"\x00"...)
+		b = append(b, "\x01\x01"+"\x01\x02\x01\x00\x01\x02\x03"+"\x02\x02\x00\x02\x03"+"\x00"+strings.Repeat("\x00", 12)...)
 	}
 	return b
 }
@@ -68,7 +68,7 @@ func TestSimulateTakesWhatACutTraceHolds(t *testing.T) {
 	}{
 		{exitFailure, []string{filepath.Join(t.TempDir(), "missing")}},
 		{exitFailure, []string{writeSmallTrace(t, []byte("nonsense"))}},
-		{exitUsage, []string{writeSmallTrace(t, text[:20])}},
+		{exitUsage, []string{writeSmallTrace(t, text[:27])}},
 		{exitUsage, []string{good, "--policy", "none"}},
 		{exitUsage, []string{good, "--cache", "3/2"}},
 		{exitUsage, []string{good, "--cache", "9"}},

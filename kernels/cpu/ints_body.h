@@ -77,7 +77,7 @@ INLINE void unpack_nibbles(const uint8_t *p, VI *w)
 	const VI low = vi_set1(0x0f0f0f0f);
 UNROLL(4)
 	for (int j = 0; j < 4; j++) {
-		VI v = vi_keep(vi_load(p + 64 * j));
+		VI v = vi_load(p + 64 * j);
 		w[j] = vi_and(v, low);
 		w[4 + j] = vi_and(vi_srl(v, 4), low);
 	}
@@ -257,7 +257,6 @@ INLINE void multiply(int t, int mr, const block *k, const uint8_t *const *x, lon
 	VI c[8], e[8];
 	UNROLL(8)
 	for (int i = 0; i < mr; i++) {
-		// Loads of activations are what limits many rows: one sum where one will do.
 		VI n = splat(x[i] + at + X_N);
 		c[i] = vi_dot_start(offset, n);
 		e[i] = vi_set1(0);
@@ -308,7 +307,7 @@ UNROLL(8)
 				u = head + (n + 1 < units || odd ? 2 : 1) * fmt_head(t) + odd * fmt_unit(t);
 				head += odd * fmt_head(t);
 			}
-			if (mr > 1 && ahead) { // a near tile needs none, and prefetches take the place of loads
+			if (mr > 1 && ahead) {
 UNROLL(64)
 				for (int i = 0; i < fmt_unit(t); i += CACHE_LINE)
 					__builtin_prefetch(u + ahead + i);

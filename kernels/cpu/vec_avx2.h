@@ -14,7 +14,6 @@ INLINE VI vi_and(VI a, VI b) { return _mm256_and_si256(a, b); }
 INLINE VI vi_or(VI a, VI b) { return _mm256_or_si256(a, b); }
 INLINE VI vi_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
 INLINE VI vi_sub(VI a, VI b) { return _mm256_sub_epi32(a, b); }
-INLINE VI vi_keep(VI a) { return a; }
 INLINE VI vi_mul(VI a, VI b) { return _mm256_mullo_epi32(a, b); }
 INLINE VI vi_srl(VI a, int n) { return _mm256_srli_epi32(a, n); }
 INLINE VI vi_sra(VI a, int n) { return _mm256_srai_epi32(a, n); }

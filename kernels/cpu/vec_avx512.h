@@ -14,8 +14,6 @@ INLINE VI vi_and(VI a, VI b) { return _mm512_and_si512(a, b); }
 INLINE VI vi_or(VI a, VI b) { return _mm512_or_si512(a, b); }
 INLINE VI vi_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
 INLINE VI vi_sub(VI a, VI b) { return _mm512_sub_epi32(a, b); }
-// vi_keep keeps what was loaded in a register: compilers load again for each use, and loads are short.
-INLINE VI vi_keep(VI a) { __asm__("" : "+v"(a)); return a; }
 INLINE VI vi_mul(VI a, VI b) { return _mm512_mullo_epi32(a, b); }
 INLINE VI vi_srl(VI a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 INLINE VI vi_sra(VI a, int n) { return _mm512_srai_epi32(a, (unsigned)n); }

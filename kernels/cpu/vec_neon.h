@@ -26,7 +26,6 @@ INLINE VI vi_and(VI a, VI b) { return vandq_s32(a, b); }
 INLINE VI vi_or(VI a, VI b) { return vorrq_s32(a, b); }
 INLINE VI vi_add(VI a, VI b) { return vaddq_s32(a, b); }
 INLINE VI vi_sub(VI a, VI b) { return vsubq_s32(a, b); }
-INLINE VI vi_keep(VI a) { return a; }
 INLINE VI vi_mul(VI a, VI b) { return vmulq_s32(a, b); }
 INLINE VI vi_srl(VI a, int n)
 {

@@ -27,7 +27,6 @@ INLINE VI vi_and(VI a, VI b) { return a & b; }
 INLINE VI vi_or(VI a, VI b) { return a | b; }
 INLINE VI vi_add(VI a, VI b) { return a + b; }
 INLINE VI vi_sub(VI a, VI b) { return a - b; }
-INLINE VI vi_keep(VI a) { return a; }
 INLINE VI vi_mul(VI a, VI b) { return a * b; }
 INLINE VI vi_srl(VI a, int n) { return (VI)((VU)a >> (uint32_t)n); }
 INLINE VI vi_sra(VI a, int n) { return a >> n; }

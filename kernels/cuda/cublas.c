@@ -1,6 +1,6 @@
 #include "cublas.h"
+#include "library.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,22 +68,11 @@ struct cublas_plan {
 	found found;
 };
 
-// resolve stores a symbol in a function pointer of any type, as POSIX has it done.
-static int resolve(void *library, const char *symbol, void *field)
-{
-	void *p = dlsym(library, symbol);
-	memcpy(field, &p, sizeof p);
-	return p != NULL;
-}
-
 cublas *cublas_open(const char *path, char *message, size_t message_bytes)
 {
-	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	if (!library) {
-		const char *why = dlerror();
-		snprintf(message, message_bytes, "%s", why ? why : path);
+	void *library = library_open(path, message, message_bytes);
+	if (!library)
 		return NULL;
-	}
 	cublas *b = calloc(1, sizeof *b);
 	if (!b) {
 		snprintf(message, message_bytes, "no memory");
@@ -91,7 +80,7 @@ cublas *cublas_open(const char *path, char *message, size_t message_bytes)
 	}
 	const char *missing = NULL;
 #define RESOLVE(field, symbol, prototype) \
-	if (!resolve(library, symbol, &b->field)) \
+	if (!library_resolve(library, symbol, &b->field)) \
 		missing = symbol;
 	ENTRIES(RESOLVE)
 #undef RESOLVE

@@ -2,8 +2,8 @@
 #include "driver.h"
 
 #include "cublas.h"
+#include "library.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,22 +79,11 @@ struct driver {
 	int (*control)(const char *request, char *reply, size_t reply_bytes);
 };
 
-// resolve stores a symbol in a function pointer of any type, as POSIX has it done.
-static int resolve(void *library, const char *symbol, void *field)
-{
-	void *p = dlsym(library, symbol);
-	memcpy(field, &p, sizeof p);
-	return p != NULL;
-}
-
 driver *driver_open(const char *path, char *message, size_t message_bytes)
 {
-	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	if (!library) {
-		const char *why = dlerror();
-		snprintf(message, message_bytes, "%s", why ? why : path);
+	void *library = library_open(path, message, message_bytes);
+	if (!library)
 		return NULL;
-	}
 	driver *d = calloc(1, sizeof *d);
 	if (!d) {
 		snprintf(message, message_bytes, "no memory");
@@ -102,7 +91,7 @@ driver *driver_open(const char *path, char *message, size_t message_bytes)
 	}
 	const char *missing = NULL;
 #define RESOLVE(field, symbol, prototype) \
-	if (!resolve(library, symbol, &d->field)) \
+	if (!library_resolve(library, symbol, &d->field)) \
 		missing = symbol;
 	ENTRIES(RESOLVE)
 #undef RESOLVE
@@ -111,10 +100,10 @@ driver *driver_open(const char *path, char *message, size_t message_bytes)
 		free(d);
 		return NULL;
 	}
-	resolve(library, "cuEventElapsedTime", &d->elapsed);
-	resolve(library, "fakecuda_access", &d->declare);
-	resolve(library, "fakecuda_host_access", &d->host_access);
-	resolve(library, "fakecuda_control", &d->control);
+	library_resolve(library, "cuEventElapsedTime", &d->elapsed);
+	library_resolve(library, "fakecuda_access", &d->declare);
+	library_resolve(library, "fakecuda_host_access", &d->host_access);
+	library_resolve(library, "fakecuda_control", &d->control);
 	return d;
 }
 

@@ -12,18 +12,7 @@ from a process that has used it every call raises ForkError. Use the start metho
 "forkserver".
 """
 
-from ._engine import (
-    Batch,
-    Engine,
-    Message,
-    ModelInfo,
-    Plan,
-    Result,
-    Session,
-    Stats,
-    Token,
-    TokenProb,
-)
+from ._engine import Batch, Engine, Session
 from ._library import (
     BudgetError,
     BusyError,
@@ -40,6 +29,7 @@ from ._library import (
     Unsupported,
     build_info,
 )
+from ._types import Message, ModelInfo, Plan, Result, Stats, Token, TokenProb
 from ._version import __version__
 
 __all__ = [

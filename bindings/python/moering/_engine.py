@@ -6,26 +6,46 @@ import array
 import asyncio
 import contextlib
 import ctypes
-import dataclasses
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from ctypes import byref, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from ctypes import byref, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 
 from . import _capi
+from ._convert import (
+    FINISH,
+    c_ids,
+    c_path,
+    c_string,
+    copied,
+    engine_options,
+    numpy_module,
+    session_options,
+)
 from ._interrupt import interruptible, off_main
 from ._library import (
     BusyError,
     ClosedError,
     InternalError,
-    MoeringError,
     check,
     library,
     make_failure,
     text,
+)
+from ._types import (
+    EngineOptions,
+    Message,
+    ModelInfo,
+    Plan,
+    Prompt,
+    Result,
+    Sampling,
+    Stats,
+    Token,
+    TokenProb,
 )
 
 if TYPE_CHECKING:
@@ -35,269 +55,8 @@ if TYPE_CHECKING:
     Floats = numpy.typing.NDArray[numpy.float32]
     from typing_extensions import Self, Unpack
 
-Prompt = Union[str, Sequence[int]]
-"""A text, or token ids."""
 
 T = TypeVar("T")
-
-
-class Message(TypedDict):
-    """One turn of a chat."""
-
-    role: str
-    content: str
-
-
-class EngineOptions(TypedDict, total=False):
-    """How a model is opened; what is left out, or None, is chosen by the library."""
-
-    device: str  # "cpu"; "cuda", "cuda:1", "cuda:GPU-UUID"; "ref" (slow, float64)
-    threads: int  # that compute; one a processor
-    host_bytes_max: int  # budget for all the engine holds in RAM; 3/4 of what is available
-    device_bytes_max: int  # on a device with memory of its own; 9/10 of it
-    context_tokens_max: int  # longest sequence; the model's, but at most 4096
-    sequences_max: int  # sessions at once; 8
-    chunk_tokens_max: int  # tokens of a pass; from the budget
-    sections: int  # of the ring
-    prefetch: bool  # read experts ahead; where it pays
-    direct_io: bool  # bypass the page cache; where the file system allows it
-    exact: bool  # float32 activations with block-quantised weights; False
-    cpu_experts: bool  # beside a GPU: experts in RAM on the processor where that is sooner; False
-    reader: str  # "uring", "pread"
-    policy: str  # of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru", "clock"
-    kv_tokens_max: int  # of all sequences, whose keys and values have memory; chosen
-    kv_type: str  # keys and values: "f32", or rounded "f16", "q8_0"
-    verify: str  # checksums of a packed model: "always" (every read), "first", "off"
-    cublaslt: str  # NVIDIA's library for large 16-bit products: "off", "faster", "always"
-    io_timeout_ms: int  # a read that takes longer raises FileError; a minute
-    trace: str | os.PathLike[str]  # a timeline to write, for Perfetto
-    routing_trace: str | os.PathLike[str]  # which experts each token used, for moering simulate
-
-
-class Sampling(TypedDict, total=False):
-    """How tokens are chosen; what is left out is greedy and ends at the end-of-text token."""
-
-    temperature: float
-    top_p: float
-    min_p: float
-    top_k: int
-    repetition_window: int
-    repetition_penalty: float
-    tokens_max: int
-    seed: int
-    stop: Sequence[str]
-    logprobs: int
-    ignore_end: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenProb:
-    """A token, and the natural log of its probability at temperature 1."""
-
-    id: int
-    logprob: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A generated token. text is empty while a character is incomplete. finish is "stop" or
-    "length" on the last token, and "" before. logprob and alternatives are there if logprobs was
-    asked for."""
-
-    id: int
-    text: str
-    finish: str = ""
-    logprob: float | None = None
-    alternatives: tuple[TokenProb, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
-    """What a model is. Sizes in bytes."""
-
-    format: str
-    family: str
-    types: str
-    layers: int
-    dim: int
-    vocabulary: int
-    context_tokens: int
-    experts: int
-    experts_used: int
-    chat_template: bool
-    weight_bytes: int
-    expert_bytes: int
-    expert_groups: int
-    group_bytes_max: int
-    checksums: bool  # the file carries them: see verify
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a memory budget is split: that of the memory that is computed in, and beside it the
-    host's, on a device with memory of its own; elsewhere what is named host_ is 0. least_bytes is
-    the smallest budget that works. Where dense_sections is less than dense_layers, dense weights
-    stream."""
-
-    device: str
-    resident: bool
-    budget_bytes: int
-    least_bytes: int
-    stay_bytes: int
-    dense_bytes: int
-    kv_bytes: int
-    work_bytes: int
-    reserve_bytes: int
-    ring_bytes: int
-    cache_bytes: int
-    host_budget_bytes: int
-    host_least_bytes: int
-    host_cache_bytes: int
-    kv_tokens: int
-    sections: int
-    cache_slots: int
-    groups: int
-    chunk_tokens: int
-    dense_sections: int
-    dense_layers: int
-    host_cache_slots: int
-    host_dense_sections: int
-    cycle_groups: int  # that one token uses on its way through the layers
-    cpu_experts: bool
-    kv_type: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """Counters since the engine was opened; bytes and nanoseconds where the name says so."""
-
-    sessions: int  # open now
-    passes: int
-    prefill_tokens: int
-    decode_tokens: int
-    bytes_read: int  # experts, from disk
-    dense_bytes_read: int  # dense weights, where they stream
-    reads: int
-    hits: int  # experts found in memory when asked for
-    late: int  # found on their way
-    misses: int
-    prefetched: int
-    prefetch_useful: int  # of prefetched, asked for while still there
-    host_hits: int  # in host memory, of what a device's own memory misses
-    host_late: int
-    host_misses: int
-    read_busy_ns: int
-    wait_ns: int  # computing stood still for weights
-    busy_ns: int
-    memory_peak_bytes: int
-    guessed: int  # experts thought worth reading ahead, read or not
-    guesses_came: int  # of guessed, used: precision
-    guesses_wanted: int  # used where there was a guess; guesses_came of them: recall
-    all_bytes_read: int  # from disk, with what surrounds the weights
-    cpu_experts: int  # computed on the processor beside a device
-    probe_bytes_per_s: int  # what the disks gave when they were probed; 0: they were not
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What became of one prompt of a batch. text and tokens are what there was before an error."""
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    finish: str
-    prompt_tokens: int
-    error: MoeringError | None = None
-
-
-def _dataclass(kind: type[T], struct: Any) -> T:
-    """Copies a C struct into a dataclass with the same names."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(cast(Any, kind)):
-        value = getattr(struct, field.name)
-        if isinstance(value, bytes):
-            value = text(value)
-        values[field.name] = bool(value) if field.type in (bool, "bool") else value
-    return kind(**values)
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError as error:
-        raise ImportError("logits and embeddings are NumPy arrays: pip install numpy") from error
-    return numpy
-
-
-def _engine_options(options: Mapping[str, Any]) -> Any:
-    out = _capi.versioned(_capi.mr_engine_options)
-    for name, value in options.items():
-        if name not in EngineOptions.__annotations__:
-            raise TypeError(f"there is no option {name!r} of an engine")
-        if value is None:
-            continue
-        if name in ("trace", "routing_trace"):
-            value = _path(value)
-        elif isinstance(value, str):
-            value = _c_string(value, name)
-        elif name in ("prefetch", "direct_io"):
-            value = _capi.MR_ON if value else _capi.MR_OFF
-        _set(out, name, value)
-    return out
-
-
-def _session_options(options: Mapping[str, Any]) -> Any:
-    out = _capi.versioned(_capi.mr_session_options)
-    for name, value in options.items():
-        if name not in Sampling.__annotations__:
-            raise TypeError(f"there is no option {name!r} of a generation")
-        if value is None:
-            continue
-        if name == "stop":
-            texts = [value] if isinstance(value, str) else list(value)
-            out.stop = (c_char_p * len(texts))(*(_c_string(s, "stop") for s in texts))
-            out.stop_count = len(texts)
-            continue
-        _set(out, name, value)
-    return out
-
-
-def _set(struct: Any, name: str, value: Any) -> None:
-    """Sets a number, and refuses one that the field would cut."""
-    setattr(struct, name, value)
-    kept = getattr(struct, name)
-    if isinstance(value, int) and int(kept) != int(value):
-        raise OverflowError(f"{name} = {value} is out of range")
-
-
-def _c_string(value: str, what: str) -> bytes:
-    """A text for C, which would end at a NUL."""
-    data = value.encode()
-    if b"\0" in data:
-        raise ValueError(f"{what} {value!r} has a NUL in it")
-    return data
-
-
-def _path(path: str | os.PathLike[str]) -> bytes:
-    data = os.fsencode(path)
-    if b"\0" in data:
-        raise ValueError(f"the path {data!r} has a NUL in it")
-    return data
-
-
-def _ids(tokens: Sequence[int]) -> Any:
-    """Token ids for C. A number that is none of 32 bits is an OverflowError."""
-    if isinstance(tokens, (bytes, bytearray, memoryview)):
-        raise TypeError("a prompt is a str or token ids, and not bytes")
-    data = array.array("i", tokens)
-    return (c_int32 * len(data)).from_buffer(data)
-
-
-_FINISH = {
-    _capi.MR_FINISH_NONE: "",
-    _capi.MR_FINISH_STOP: "stop",
-    _capi.MR_FINISH_LENGTH: "length",
-}
 
 
 class _Handle:
@@ -356,7 +115,7 @@ class Engine(_Handle):
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[EngineOptions]) -> None:
-        name, wanted, lib = _path(path), _engine_options(options), library()
+        name, wanted, lib = c_path(path), engine_options(options), library()
         # A callback of Python's cannot end the call: Python would run signal handlers inside it.
         flag = c_int32()
         wanted.open_cancel = ctypes.pointer(flag)
@@ -384,29 +143,29 @@ class Engine(_Handle):
     ) -> tuple[ModelInfo, Plan]:
         """What a model is, and plan()."""
         info, plan = _capi.versioned(_capi.mr_model_info), _capi.versioned(_capi.mr_plan)
-        wanted = _engine_options(options)
-        check(library().mr_plan_make(_path(path), byref(wanted), byref(info), byref(plan)))
-        return _dataclass(ModelInfo, info), _dataclass(Plan, plan)
+        wanted = engine_options(options)
+        check(library().mr_plan_make(c_path(path), byref(wanted), byref(info), byref(plan)))
+        return copied(ModelInfo, info), copied(Plan, plan)
 
     @property
     def info(self) -> ModelInfo:
         """What the model is."""
         out = _capi.versioned(_capi.mr_model_info)
         check(library().mr_engine_info(self._handle, byref(out)))
-        return _dataclass(ModelInfo, out)
+        return copied(ModelInfo, out)
 
     @property
     def memory(self) -> Plan:
         """How the budget is split."""
         out = _capi.versioned(_capi.mr_plan)
         check(library().mr_engine_plan(self._handle, byref(out)))
-        return _dataclass(Plan, out)
+        return copied(Plan, out)
 
     def stats(self) -> Stats:
         """Counters since the engine was opened."""
         out = _capi.versioned(_capi.mr_stats)
         check(library().mr_engine_stats(self._handle, byref(out)))
-        return _dataclass(Stats, out)
+        return copied(Stats, out)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -425,7 +184,7 @@ class Engine(_Handle):
 
     def decode(self, tokens: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of token ids."""
-        ids = _ids(tokens)
+        ids = c_ids(tokens)
         flags = skip_special * _capi.MR_DECODE_SKIP_SPECIAL
         return self._text(
             lambda out, room, size: library().mr_engine_decode(
@@ -446,7 +205,7 @@ class Engine(_Handle):
     def token_id(self, spelled: str) -> int:
         """The id of a token as the vocabulary spells it, such as "<|im_end|>"."""
         out = c_int32()
-        name = _c_string(spelled, "the token")
+        name = c_string(spelled, "the token")
         check(library().mr_engine_find_token(self._handle, name, byref(out)))
         return out.value
 
@@ -473,7 +232,7 @@ class Engine(_Handle):
     @staticmethod
     def _messages(messages: Iterable[Message]) -> tuple[Any, int]:
         items = [
-            _capi.mr_message(_c_string(m["role"], "role"), _c_string(m["content"], "content"))
+            _capi.mr_message(c_string(m["role"], "role"), c_string(m["content"], "content"))
             for m in messages
         ]
         return (_capi.mr_message * len(items))(*items), len(items)
@@ -508,10 +267,10 @@ class Engine(_Handle):
         kinds = {"mean": _capi.MR_POOL_MEAN, "last": _capi.MR_POOL_LAST}
         if pooling not in kinds:
             raise ValueError(f'pooling is {pooling!r}, not "mean" or "last"')
-        ids = _ids(self._tokens(prompt))
+        ids = c_ids(self._tokens(prompt))
         lib, handle = library(), self._handle
         count = c_size_t(self.info.dim)
-        out = _numpy().empty(count.value, dtype="float32")
+        out = numpy_module().empty(count.value, dtype="float32")
         data = out.ctypes.data_as(ctypes.POINTER(c_float))
         check(
             interruptible(
@@ -634,7 +393,7 @@ class Session(_Exclusive):
     cancel() and close(). Options are those of Sampling."""
 
     def __init__(self, engine: Engine, **sampling: Unpack[Sampling]) -> None:
-        lib, options = library(), _session_options(sampling)
+        lib, options = library(), session_options(sampling)
         with _opening(lib.mr_session_close) as out:
             check(lib.mr_session_open(byref(out), engine._handle, byref(options)))
             self._set_up(engine, cast(int, out.value), bool(sampling.get("logprobs")))
@@ -651,7 +410,7 @@ class Session(_Exclusive):
 
     def configure(self, **sampling: Unpack[Sampling]) -> None:
         """New options for what is generated from here on."""
-        options = _session_options(sampling)
+        options = session_options(sampling)
         with self._use():
             self._call(lambda: library().mr_session_configure(self._handle, byref(options)))
             self._logprobs = bool(sampling.get("logprobs"))
@@ -672,7 +431,7 @@ class Session(_Exclusive):
             data = prompt.encode("utf-8", "surrogatepass")
             self._append(lambda: int(lib.mr_session_feed(handle, data, len(data))))
         else:
-            ids = _ids(prompt)
+            ids = c_ids(prompt)
             self._append(lambda: int(lib.mr_session_feed_tokens(handle, ids, len(ids))))
 
     def _append(self, append: Callable[[], int]) -> None:
@@ -697,8 +456,8 @@ class Session(_Exclusive):
         """Appends tokens, and returns the natural log of each one's probability after all before
         it: shape (len(tokens),), float32; NaN where there is nothing before."""
         lib, handle = library(), self._handle
-        ids = _ids(tokens)
-        out = _numpy().empty(len(ids), dtype="float32")
+        ids = c_ids(tokens)
+        out = numpy_module().empty(len(ids), dtype="float32")
         data = out.ctypes.data_as(ctypes.POINTER(c_float))
         first: list[Any] = []  # known at the first attempt alone
 
@@ -728,7 +487,7 @@ class Session(_Exclusive):
             return Token(
                 token.id,
                 text(content),
-                _FINISH[token.finish],
+                FINISH[token.finish],
                 token.logprob if self._logprobs else None,
                 tuple(TokenProb(p.id, p.logprob) for p in alternatives),
             )
@@ -772,7 +531,7 @@ class Session(_Exclusive):
             )
             self._views += 1
             weakref.finalize(memory, self._view_gone).atexit = False
-        view = _numpy().frombuffer(memory, dtype="float32")
+        view = numpy_module().frombuffer(memory, dtype="float32")
         view.flags.writeable = False
         return cast("Floats", view)
 
@@ -819,13 +578,13 @@ class Session(_Exclusive):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the session's state to a file, which is there complete or not at all. A session
         restored from it continues to the bit, on this model."""
-        name = _path(path)
+        name = c_path(path)
         with self._use():
             self._call(lambda: int(library().mr_session_save(self._handle, name)))
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Replaces the context by what save() wrote. After a failure it is empty."""
-        check(library().mr_session_restore(self._handle, _path(path)))
+        check(library().mr_session_restore(self._handle, c_path(path)))
 
     def dumps(self) -> bytes:
         """What save() writes."""
@@ -862,7 +621,7 @@ class Batch(_Exclusive):
     thread at a time uses it, except for cancel() and close()."""
 
     def __init__(self, engine: Engine, *, parallel: int = 0, **sampling: Unpack[Sampling]) -> None:
-        lib, options = library(), _session_options(sampling)
+        lib, options = library(), session_options(sampling)
         count = c_uint32(parallel)
         if count.value != parallel:
             raise ValueError(f"parallel is {parallel}")
@@ -877,7 +636,7 @@ class Batch(_Exclusive):
             data = prompt.encode("utf-8", "surrogatepass")
             status = lib.mr_batch_submit(self._handle, index, data, len(data))
         else:
-            ids = _ids(prompt)
+            ids = c_ids(prompt)
             status = lib.mr_batch_submit_tokens(self._handle, index, ids, len(ids))
         return check(status) != _capi.MR_AGAIN
 
@@ -898,7 +657,7 @@ class Batch(_Exclusive):
                 r.id,
                 text(ctypes.string_at(r.text, r.text_size)),
                 tuple(r.tokens[: r.tokens_count]),
-                _FINISH[r.finish],
+                FINISH[r.finish],
                 r.prompt_tokens,
                 make_failure(r.status, text(r.error)) if r.status < 0 else None,
             )

@@ -23,7 +23,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._engine import Engine, Prompt, Sampling
+from ._engine import Engine
+from ._types import Prompt, Sampling
 
 
 class Generate:

@@ -81,7 +81,7 @@ class Generation(Base):
             self.assertIsNotNone(getattr(_library.library(), name).argtypes)
 
     def test_python_has_what_the_structs_have(self):
-        kinds = moering._engine
+        kinds = moering._types
         own = {"struct_size", "reserved", "log", "log_user", "log_level"}
         own |= {"poll", "poll_user", "open_cancel"}
         for struct, given in (

@@ -1,0 +1,106 @@
+"""Between Python's values and the structs of C."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from ctypes import c_char_p, c_int32
+from typing import Any, TypeVar, cast
+
+from . import _capi
+from ._library import text
+from ._types import EngineOptions, Sampling
+
+T = TypeVar("T")
+
+
+def copied(kind: type[T], struct: Any) -> T:
+    """Copies a C struct into a dataclass with the same names."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cast(Any, kind)):
+        value = getattr(struct, field.name)
+        if isinstance(value, bytes):
+            value = text(value)
+        values[field.name] = bool(value) if field.type in (bool, "bool") else value
+    return kind(**values)
+
+
+def numpy_module() -> Any:
+    try:
+        import numpy
+    except ImportError as error:
+        raise ImportError("logits and embeddings are NumPy arrays: pip install numpy") from error
+    return numpy
+
+
+def engine_options(options: Mapping[str, Any]) -> Any:
+    out = _capi.versioned(_capi.mr_engine_options)
+    for name, value in options.items():
+        if name not in EngineOptions.__annotations__:
+            raise TypeError(f"there is no option {name!r} of an engine")
+        if value is None:
+            continue
+        if name in ("trace", "routing_trace"):
+            value = c_path(value)
+        elif isinstance(value, str):
+            value = c_string(value, name)
+        elif name in ("prefetch", "direct_io"):
+            value = _capi.MR_ON if value else _capi.MR_OFF
+        set_number(out, name, value)
+    return out
+
+
+def session_options(options: Mapping[str, Any]) -> Any:
+    out = _capi.versioned(_capi.mr_session_options)
+    for name, value in options.items():
+        if name not in Sampling.__annotations__:
+            raise TypeError(f"there is no option {name!r} of a generation")
+        if value is None:
+            continue
+        if name == "stop":
+            texts = [value] if isinstance(value, str) else list(value)
+            out.stop = (c_char_p * len(texts))(*(c_string(s, "stop") for s in texts))
+            out.stop_count = len(texts)
+            continue
+        set_number(out, name, value)
+    return out
+
+
+def set_number(struct: Any, name: str, value: Any) -> None:
+    """Sets a number, and refuses one that the field would cut."""
+    setattr(struct, name, value)
+    kept = getattr(struct, name)
+    if isinstance(value, int) and int(kept) != int(value):
+        raise OverflowError(f"{name} = {value} is out of range")
+
+
+def c_string(value: str, what: str) -> bytes:
+    """A text for C, which would end at a NUL."""
+    data = value.encode()
+    if b"\0" in data:
+        raise ValueError(f"{what} {value!r} has a NUL in it")
+    return data
+
+
+def c_path(path: str | os.PathLike[str]) -> bytes:
+    data = os.fsencode(path)
+    if b"\0" in data:
+        raise ValueError(f"the path {data!r} has a NUL in it")
+    return data
+
+
+def c_ids(tokens: Sequence[int]) -> Any:
+    """Token ids for C. A number that is none of 32 bits is an OverflowError."""
+    if isinstance(tokens, (bytes, bytearray, memoryview)):
+        raise TypeError("a prompt is a str or token ids, and not bytes")
+    data = array.array("i", tokens)
+    return (c_int32 * len(data)).from_buffer(data)
+
+
+FINISH = {
+    _capi.MR_FINISH_NONE: "",
+    _capi.MR_FINISH_STOP: "stop",
+    _capi.MR_FINISH_LENGTH: "length",
+}
