@@ -277,6 +277,7 @@ func (d *batchDriver) compute(ctx context.Context) error {
 	b.Logits, b.Hidden = b.Logits[:0], b.Hidden[:0]
 	d.logits, d.hidden = d.logits[:0], d.hidden[:0]
 	d.prompted = 0
+	b.Sweep = true
 	for i, s := range d.active {
 		d.rows(s, d.wave.Rows[i])
 	}

@@ -268,6 +268,7 @@ func (b *batchProbe) pass(ctx context.Context, p *probeRows, decode bool) (probe
 	rows := len(p.batch.Tokens)
 	before := e.Stats()
 	n := map[bool]int{decode: rows}
+	p.batch.Sweep = true
 	err := e.runner.compute(ctx, p.batch, n[true], n[false], func(int, []float32) {}, nil)
 	if err != nil {
 		return probed{}, err

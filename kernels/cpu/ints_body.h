@@ -398,28 +398,27 @@ PRODUCTS(T_MXFP4)
 // an infinity or a NaN gets q = 0 and a d that is not finite, so that every sum with it is NaN.
 static void quantize_block(const float *x, uint8_t *q)
 {
-	uint32_t top = 0;
-	for (int i = 0; i < 32; i++) {
-		uint32_t u = as_u32(x[i]) & 0x7fffffff;
-		top = u > top ? u : top;
-	}
-	float d = as_f32(top) / 127.0f;
-	int32_t v[32];
-	int finite = top < 0x7f800000 && d > 0;
+	VI top = vi_set1(0), v[32 / L];
+UNROLL(8)
+	for (int i = 0; i < 32; i += L) // floats without a sign are ordered as their bits are
+		top = vi_max(top, vi_and(vi_load(x + i), vi_set1(0x7fffffff)));
+	uint32_t most = (uint32_t)vi_most(top);
+	float d = as_f32(most) / 127.0f;
+	int finite = most < 0x7f800000 && d > 0;
 	VF by = vf_set1(finite ? d : 1), top127 = vf_set1(127), low127 = vf_set1(-127);
 UNROLL(8)
 	for (int i = 0; i < 32; i += L) {
 		VF y = finite ? vf_div(vf_load(x + i), by) : vf_set1(0);
 		y = vf_max(vf_min(y, top127), low127); // where d is subnormal
-		vf_store(v + i, vf_bits(vi_round(y)));
+		v[i / L] = vi_round(y);
+		vi_store_i8(q + i, v[i / L]);
 	}
-	int32_t s0 = 0, s1 = 0;
-	for (int i = 0; i < 16; i++) {
-		s0 += v[i];
-		s1 += v[16 + i];
+UNROLL(4)
+	for (int i = 1; i < 16 / L; i++) {
+		v[0] = vi_add(v[0], v[i]);
+		v[16 / L] = vi_add(v[16 / L], v[16 / L + i]);
 	}
-	for (int i = 0; i < 32; i++)
-		((int8_t *)q)[i] = (int8_t)v[i];
+	int32_t s0 = vi_sum(v[0]), s1 = vi_sum(v[16 / L]);
 	float sum = (float)(s0 + s1) * d;
 	int32_t n0 = -8 * s0, n = -8 * (s0 + s1);
 	memcpy(q + X_D, &d, 4);

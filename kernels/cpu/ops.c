@@ -132,10 +132,12 @@ static void run_matmul(const isa *k, const matmul_args *a, int chunk, slot *s)
 			               : (const void *)((const float *)a->x + (int64_t)(m0 + i) * a->cols);
 		for (int tile = j->tile0; tile < j->tile1; tile++) {
 			int row = tile * TILE, n = t->w.rows - row < TILE ? t->w.rows - row : TILE;
+			float *out = (float *)t->out + (int64_t)m0 * t->w.rows + row;
+			for (int i = 0; i < m; i++) // lines that are written while they come wait for memory
+				__builtin_prefetch(out + (int64_t)i * t->w.rows, 1);
 			if (tile_mul(k, s, &t->w, tile, t->ints, x, m, acc))
 				return;
-			store_tile(acc, m, n, bias ? bias + row : NULL, t->accumulate,
-			           (float *)t->out + (int64_t)m0 * t->w.rows + row, t->w.rows);
+			store_tile(acc, m, n, bias ? bias + row : NULL, t->accumulate, out, t->w.rows);
 		}
 	}
 }
@@ -204,6 +206,8 @@ static void run_ffn_down(const isa *k, const ffn_args *a, int chunk, slot *s)
 			x[i] = s->scratch + a->h_at + (int64_t)(e->pair0 + m0 + i) * a->h_stride;
 		for (int tile = j->tile0; tile < j->tile1; tile++) {
 			int row = tile * TILE, n = a->dim - row < TILE ? a->dim - row : TILE;
+			for (int i = 0; i < m; i++)
+				__builtin_prefetch((float *)a->out + (int64_t)slots[m0 + i] * a->dim + row, 1);
 			if (tile_mul(k, s, &e->down, tile, a->h_ints, x, m, acc))
 				return;
 			for (int i = 0; i < m; i++)

@@ -23,6 +23,25 @@ INLINE VI vi_table(const uint8_t *t, VI index)
 	return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)t)), index);
 }
 
+INLINE VI vi_max(VI a, VI b) { return _mm256_max_epi32(a, b); }
+INLINE int32_t vi_most(VI a)
+{
+	__m128i h = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+	h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+	return _mm_cvtsi128_si32(_mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+}
+INLINE int32_t vi_sum(VI a)
+{
+	__m128i h = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+	h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+	return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+}
+INLINE void vi_store_i8(void *p, VI a) // of values that fit
+{
+	__m128i h = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+	_mm_storel_epi64(p, _mm_packs_epi16(h, h));
+}
+
 INLINE VF vf_load(const void *p) { return _mm256_loadu_ps(p); }
 INLINE void vf_store(void *p, VF v) { _mm256_storeu_ps(p, v); }
 INLINE VF vf_set1(float v) { return _mm256_set1_ps(v); }

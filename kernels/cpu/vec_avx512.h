@@ -23,6 +23,11 @@ INLINE VI vi_table(const uint8_t *t, VI index)
 	return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)t)), index);
 }
 
+INLINE VI vi_max(VI a, VI b) { return _mm512_max_epi32(a, b); }
+INLINE int32_t vi_most(VI a) { return _mm512_reduce_max_epi32(a); }
+INLINE int32_t vi_sum(VI a) { return _mm512_reduce_add_epi32(a); }
+INLINE void vi_store_i8(void *p, VI a) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8(a)); }
+
 INLINE VF vf_load(const void *p) { return _mm512_loadu_ps(p); }
 INLINE void vf_store(void *p, VF v) { _mm512_storeu_ps(p, v); }
 INLINE VF vf_set1(float v) { return _mm512_set1_ps(v); }

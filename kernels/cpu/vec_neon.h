@@ -38,6 +38,16 @@ INLINE VI vi_table(const uint8_t *t, VI index)
 	return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(t), vreinterpretq_u8_s32(index)));
 }
 
+INLINE VI vi_max(VI a, VI b) { return vmaxq_s32(a, b); }
+INLINE int32_t vi_most(VI a) { return vmaxvq_s32(a); }
+INLINE int32_t vi_sum(VI a) { return vaddvq_s32(a); }
+INLINE void vi_store_i8(void *p, VI a)
+{
+	int16x4_t h = vmovn_s32(a);
+	uint32_t v = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(h, h))), 0);
+	memcpy(p, &v, 4);
+}
+
 INLINE VF vf_load(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 INLINE void vf_store(void *p, VF v) { vst1q_u8(p, vreinterpretq_u8_f32(v)); }
 INLINE VF vf_set1(float v) { return vdupq_n_f32(v); }

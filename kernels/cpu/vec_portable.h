@@ -40,6 +40,25 @@ INLINE VI vi_table(const uint8_t *t, VI index)
 	return vi_load(b);
 }
 
+INLINE VI vi_max(VI a, VI b)
+{
+	VI more = a > b;
+	return (a & more) | (b & ~more);
+}
+INLINE int32_t vi_most(VI a)
+{
+	int32_t m = a[0];
+	for (int i = 1; i < L; i++)
+		m = a[i] > m ? a[i] : m;
+	return m;
+}
+INLINE int32_t vi_sum(VI a) { return a[0] + a[1] + a[2] + a[3]; }
+INLINE void vi_store_i8(void *p, VI a)
+{
+	for (int i = 0; i < L; i++)
+		((int8_t *)p)[i] = (int8_t)a[i];
+}
+
 INLINE VF vf_load(const void *p) { VF v; memcpy(&v, p, 16); return v; }
 INLINE void vf_store(void *p, VF v) { memcpy(p, &v, 16); }
 INLINE VF vf_set1(float v) { return (VF){v, v, v, v}; }

@@ -23,7 +23,13 @@ type Batch struct {
 	Tokens, Seqs, Pos []int32
 	Logits            []int32 // rows whose logits are wanted, ascending
 	Hidden            []int32 // rows whose hidden state after the final norm is wanted, ascending
+	// Sweep marks one of many passes that use most weights once: see weights.Tier.AsRead.
+	Sweep bool
 }
+
+// asReadRows is from how many rows of a group on it is cheaper to rearrange a tile whenever it is used:
+// in cache that takes the time of two or three rows, as the group lands that of eight.
+const asReadRows = 8
 
 // Forward holds the activations for up to Chunk rows. It is used by one goroutine at a time.
 type Forward struct {
@@ -148,6 +154,8 @@ func (f *Forward) Run(ctx context.Context, b Batch, logits, hidden func(i int, r
 		f.routeErr = join(f.routeErr, f.Routes.Pass(rows, sequences(b)))
 		f.record.begin(start, f.Experts.Counters())
 	}
+	f.Dense.AsRead(b.Sweep && rows >= asReadRows)
+	f.Experts.AsRead(b.Sweep && rows*max(f.Model.TopK, 1) >= asReadRows*max(f.Model.Experts, 1))
 	f.begin(b)
 	for l := range f.Model.Layers {
 		if err := f.run(ctx, l, rows); err != nil {

@@ -174,10 +174,10 @@ func (d *disk) finish(f *fill) error {
 			return err
 		}
 	}
+	if d.Device == nil || f.tier.asRead.Load() {
+		return nil
+	}
 	for j := range f.weights {
-		if d.Device == nil {
-			break
-		}
 		var err error
 		if f.weights[j], err = d.Device.Land(f.weights[j], q.parts[j]); err != nil {
 			return err

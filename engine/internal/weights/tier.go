@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moering/moering/engine/internal/trace"
@@ -115,6 +116,7 @@ type Tier struct {
 	filled   int       // fills that succeeded: groups in memory, if there is a section for each
 	counters Counters
 	closed   bool
+	asRead   atomic.Bool // see AsRead
 	landing  chan *fill
 	landers  sync.WaitGroup
 	acq      Acquisition
@@ -194,6 +196,12 @@ func (t *Tier) Wake() {
 	t.changed.Broadcast()
 	t.mu.Unlock()
 }
+
+// AsRead says whether groups that arrive from now on are left as they are on disk, to be rearranged
+// tile by tile as they are used. That is cheaper where a group is used once, with many rows, before it is
+// replaced: it saves a way through memory. A tier that holds all groups rearranges them in any case.
+// Results are the same bits.
+func (t *Tier) AsRead(on bool) { t.asRead.Store(on && t.o.Sections < len(t.o.Groups)) }
 
 // pump begins what the plan has next while there are sections.
 func (t *Tier) pump() {
