@@ -12,7 +12,7 @@ type mirror struct{ host, device kernels.Span }
 // buffers are the activations of up to a chunk of rows.
 type buffers struct {
 	x, n       kernels.Span // the residual stream, and its normed rows
-	q, k, v    kernels.Span
+	q, k, v    kernels.Span // with attn, these are in the memory of y: a layer needs either
 	attn       kernels.Span
 	router     kernels.Span // logits of the layer's router
 	nextRouter kernels.Span // of the next layer's
@@ -46,10 +46,13 @@ func (f *buffers) sizes(m *arch.Model, chunk int) ([]sized, []mirrored) {
 	c, k := int64(chunk)*4, int64(max(m.TopK, 1))
 	q, kv := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
 	experts := int64(max(m.Experts, 1))
-	return []sized{{&f.x, c * int64(m.Dim)}, {&f.n, c * int64(m.Dim)}, {&f.q, c * q},
-			{&f.k, c * kv}, {&f.v, c * kv}, {&f.attn, c * q}, {&f.router, c * experts},
+	shared := int64(0)
+	if m.SharedWidth > 0 {
+		shared = int64(m.Dim)
+	}
+	return []sized{{&f.x, c * int64(m.Dim)}, {&f.n, c * int64(m.Dim)}, {&f.router, c * experts},
 			{&f.nextRouter, c * experts}, {&f.nextProbs, c * k},
-			{&f.y, c * int64(m.Dim) * k}, {&f.shared, c * int64(m.Dim)}, {&f.gate, c}},
+			{&f.y, c * max(int64(m.Dim)*k, 2*(q+kv))}, {&f.shared, c * shared}, {&f.gate, c}},
 		[]mirrored{{&f.tokens, c}, {&f.seqs, c}, {&f.pos, c}, {&f.cos, c * int64(m.Rope.Dim/2)},
 			{&f.sin, c * int64(m.Rope.Dim/2)}, {&f.index, logitRows * 4}, {&f.ids, c * k},
 			{&f.probs, c * k}, {&f.nextIDs, c * k}, {&f.rows, logitRows * 4 * int64(m.Dim)},
@@ -102,10 +105,14 @@ func (f *Forward) allocate(d kernels.Device) error {
 	f.unified = d.Info().Unified
 	only, both := f.sizes(f.Model, f.Chunk)
 	for _, s := range only {
+		if s.bytes == 0 {
+			continue
+		}
 		if err := f.memory(d, s.span, s.bytes); err != nil {
 			return err
 		}
 	}
+	f.overlay(f.Model, f.Chunk)
 	for _, s := range both {
 		if err := f.mirrored(d, s.mirror, s.bytes); err != nil {
 			return err
@@ -119,6 +126,16 @@ func (f *Forward) allocate(d kernels.Device) error {
 		f.KV.Tables = f.tables.device
 	}
 	return nil
+}
+
+// overlay lays what attention works on over the outputs of experts, which come after it.
+func (f *buffers) overlay(m *arch.Model, chunk int) {
+	q, kv := int64(chunk*m.Heads*m.HeadDim)*4, int64(chunk*m.KVHeads*m.HeadDim)*4
+	at := int64(0)
+	for _, s := range []sized{{&f.q, q}, {&f.attn, q}, {&f.k, kv}, {&f.v, kv}} {
+		*s.span = f.y.Slice(at, s.bytes)
+		at += s.bytes
+	}
 }
 
 // memory allocates what only the device needs.
