@@ -282,14 +282,33 @@ func (b *batchProbe) pass(ctx context.Context, p *probeRows, decode bool) (probe
 		bytes: s.BytesRead + s.DenseBytesRead, reading: s.ReadBusy.Seconds()}, nil
 }
 
+// line fits compute = pass + row*rows by least squares of relative errors, with no part below zero: a
+// single pass that something else on the machine slowed down then bends it little.
+func line(passes ...probed) (pass, row float64) {
+	var n, x, y, xx, xy float64 // weighted sums
+	for _, p := range passes {
+		if p.rows == 0 || p.compute <= 0 {
+			continue
+		}
+		w, rows := 1/(p.compute*p.compute), float64(p.rows)
+		n, x, y, xx, xy = n+w, x+w*rows, y+w*p.compute, xx+w*rows*rows, xy+w*rows*p.compute
+	}
+	if xx == 0 {
+		return 0, 0
+	}
+	if d := n*xx - x*x; d > 1e-9*n*xx {
+		row, pass = (n*xy-x*y)/d, (xx*y-x*xy)/d
+	}
+	if pass <= 0 || row <= 0 { // through the origin
+		return 0, xy / xx
+	}
+	return pass, row
+}
+
 // solve turns the passes into rates.
 func (b *batchProbe) solve(full, half, decode probed) {
 	r, m := &b.rates, &b.model
-	r.PrefillRowSeconds = full.compute / float64(max(full.rows, 1))
-	if full.rows > half.rows && full.compute > half.compute {
-		r.PrefillRowSeconds = (full.compute - half.compute) / float64(full.rows-half.rows)
-		r.PassSeconds = max(full.compute-float64(full.rows)*r.PrefillRowSeconds, 0)
-	}
+	r.PassSeconds, r.PrefillRowSeconds = line(full, half, decode)
 	r.DecodeRowSeconds = r.PrefillRowSeconds
 	if decode.rows > 0 {
 		r.DecodeRowSeconds = max(decode.compute-r.PassSeconds, 0) / float64(decode.rows)
