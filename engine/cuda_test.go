@@ -194,7 +194,7 @@ func TestBudgetsHoldOnCUDA(t *testing.T) {
 		if err != nil {
 			t.Fatalf("budgets %+v: %v", o, err)
 		}
-		plan := e.Plan()
+		plan, most := e.Plan(), e.device.Info().MemoryBytes
 		var all sync.WaitGroup
 		for _, prompt := range prompts[:min(o.Sequences, len(prompts), plan.KVTokens/o.Context)] {
 			s := session(t, e)
@@ -212,9 +212,9 @@ func TestBudgetsHoldOnCUDA(t *testing.T) {
 		t.Logf("device: %d of %d, host: %d of %d less %d", device, plan.Budget, host, plan.HostBudget,
 			int64(reserveBytes))
 		if device > plan.Budget || o.DeviceMemory > 0 && plan.Budget != o.DeviceMemory ||
-			plan.Budget > free {
-			t.Errorf("%d bytes of device memory under a budget of %d, %d free: %+v", device, plan.Budget,
-				int64(free), plan)
+			plan.Budget > most || most > free {
+			t.Errorf("%d bytes of device memory under a budget of %d, the device gives %d of %d: %+v", device,
+				plan.Budget, most, int64(free), plan)
 		}
 		// The locked memory through which lists pass to kernels is of the program's part, as its heap is.
 		const lists = 1 << 20
@@ -241,7 +241,7 @@ func cudaFaultSeeds(t *testing.T) int {
 }
 
 // Invariant 5 on a GPU: after success, cancellation, a failing driver and a failing disk alike, all that
-// the driver gave is back at Close, and the files too (TestMain sees to goroutines). Without an error
+// the driver gave is back at Close, files and threads too (TestMain sees to goroutines). Without an error
 // the answer is the right one.
 func TestNothingLeaksOnCUDA(t *testing.T) {
 	library := cudaStandIn(t)
@@ -254,7 +254,7 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nothing, files := fakecuda.Control(t, library, "live"), descriptors(t)
+	nothing, files, threads := fakecuda.Control(t, library, "live"), descriptors(t), workers(t)
 	ends := map[string]int{}
 	for seed := range cudaFaultSeeds(t) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 77))
@@ -297,9 +297,9 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 			t.Errorf("seed %d: %v", seed, err)
 		}
 		live, wrong := fakecuda.Control(t, library, "live"), fakecuda.Control(t, library, "violations")
-		if live != nothing || wrong != "" || descriptors(t) != files {
-			t.Fatalf("seed %d, after %v: %s; %d files, %d before; violations: %s", seed, err, live,
-				descriptors(t), files, wrong)
+		if live != nothing || wrong != "" || descriptors(t) != files || workers(t) != threads {
+			t.Fatalf("seed %d, after %v: %s; %d files, %d before; %d threads, %d before; violations: %s", seed,
+				err, live, descriptors(t), files, workers(t), threads, wrong)
 		}
 	}
 	t.Logf("ends: %v", ends)
