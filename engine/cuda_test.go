@@ -297,7 +297,7 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 			t.Errorf("seed %d: %v", seed, err)
 		}
 		live, wrong := fakecuda.Control(t, library, "live"), fakecuda.Control(t, library, "violations")
-		if live != nothing || wrong != "" || descriptors(t) != files || workers(t) != threads {
+		if live != nothing || wrong != "" || descriptors(t) != files || workers(t) != threads || leased(err) {
 			t.Fatalf("seed %d, after %v: %s; %d files, %d before; %d threads, %d before; violations: %s", seed,
 				err, live, descriptors(t), files, workers(t), threads, wrong)
 		}
@@ -308,6 +308,46 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 			t.Errorf("no run ends that way: %s, of %v", end, ends)
 		}
 	}
+}
+
+// Invariant 5 at open: whatever the driver refuses first, all that was taken before is back, and the next open
+// succeeds.
+func TestARefusedOpenLeavesNothingOnCUDA(t *testing.T) {
+	library := cudaStandIn(t)
+	model := families + "qwen2moe/model.gguf"
+	o := beside(onCUDA(library, Options{Context: 64}), odd)
+	fakecuda.Control(t, library, "delays 1 0 0")
+	nothing, files, threads := fakecuda.Control(t, library, "live"), descriptors(t), workers(t)
+	for _, call := range []string{"cuStreamCreate", "cuMemAlloc", "cuMemHostRegister", "cuEventCreate",
+		"cuModuleLoadDataEx"} {
+		// Some failures are survived, where less will do; so a few successes in a row are the end.
+		const most, end = 200, 5
+		failures, row := 0, 0
+		for n := 1; n < most && row < end; n++ {
+			fakecuda.Control(t, library, fmt.Sprintf("fail %s %d 1", call, n))
+			e, err := Open(model, o)
+			fakecuda.Control(t, library, "fail any 0 0")
+			if row++; err == nil {
+				err = e.Close()
+			} else if failures, row = failures+1, 0; !errors.Is(err, ErrDevice) || e != nil {
+				t.Errorf("%s %d: %v", call, n, err)
+			}
+			live := fakecuda.Control(t, library, "live")
+			if live != nothing || descriptors(t) != files || workers(t) != threads || leased(err) {
+				t.Fatalf("%s %d, after %v: %s; %d files, %d before; %d threads, %d before", call, n, err, live,
+					descriptors(t), files, workers(t), threads)
+			}
+		}
+		if failures == 0 || row < end {
+			t.Errorf("%s: %d failures", call, failures)
+		}
+		t.Logf("%s: %d failures", call, failures)
+	}
+}
+
+// leased reports that Close missed a lease on a section.
+func leased(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "leases are not back")
 }
 
 // cancelledAfter generates until so many tokens are there, and cancels while the next is computed.
