@@ -310,6 +310,54 @@ func TestNothingLeaksOnCUDA(t *testing.T) {
 	}
 }
 
+// Invariants 4 and 5 as far as any driver tells: on a disk that fails there is the right answer or an error,
+// and afterwards as much device memory is free as before.
+func TestFaultsOnCUDA(t *testing.T) {
+	library := cudaLibrary(t)
+	model := families + "qwen2moe/model.gguf"
+	prompt, n := []int32{3, 1, 4, 1, 5}, 5
+	least := leastOnCUDA(t, model, library, Options{Context: 64})
+	want, err := tryGenerate(model, onCUDA(library, Options{Context: 64}), prompt, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, ends := freeOnCUDA(t, library), map[bool]int{}
+	for seed := range 16 {
+		rng := rand.New(rand.NewPCG(uint64(seed), 78))
+		o := onCUDA(library, Options{Context: 64, DeviceMemory: least.Least + rng.Int64N(99<<10),
+			HostMemory: least.HostLeast + rng.Int64N(200<<10)})
+		o.simulated = randomFaults(rng, false, false, 0)
+		if seed%2 == 0 {
+			o.simulated.ErrorP = rng.Float64() / 4
+		}
+		got, err := tryGenerate(model, o, prompt, n)
+		if ends[err == nil]++; err == nil && !slices.Equal(got, want) || err != nil && !errors.Is(err, ErrIO) {
+			t.Errorf("seed %d: %v, %v; want %v", seed, got, err, want)
+		}
+	}
+	slack := int64(0)
+	if os.Getenv("MOERING_TEST_DEVICE") == "cuda" {
+		slack = 64 << 20 // others may use the GPU too
+	}
+	if after := freeOnCUDA(t, library); after+slack < before {
+		t.Errorf("%d bytes of device memory are free, %d were before", after, before)
+	}
+	if ends[true] == 0 || ends[false] == 0 {
+		t.Errorf("%d runs end well, %d do not: that tries little", ends[true], ends[false])
+	}
+}
+
+// freeOnCUDA is the device memory that a device may give, in bytes.
+func freeOnCUDA(t *testing.T, library string) int64 {
+	t.Helper()
+	d, err := openDevice(onCUDA(library, Options{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	return d.Info().MemoryBytes
+}
+
 // Invariant 5 at open: whatever the driver refuses first, all that was taken before is back, and the next open
 // succeeds.
 func TestARefusedOpenLeavesNothingOnCUDA(t *testing.T) {
