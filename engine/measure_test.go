@@ -69,7 +69,8 @@ func TestMeasureModel(t *testing.T) {
 		}
 	}
 	most, length := slices.Max(z.sequences), z.prompt+z.gen+1
-	o := onCUDA(library, Options{Sequences: most, Context: length,
+	// Activations are rounded as transformers rounds them.
+	o := onCUDA(library, Options{Sequences: most, Context: length, HalfActivations: true,
 		KVTokens: most * kv.Pages(length) * kv.PageTokens, DeviceMemory: z.deviceMemory})
 	if z.deviceMemory == 0 {
 		least := leastOnCUDA(t, model, library, o)
@@ -85,7 +86,7 @@ func TestMeasureModel(t *testing.T) {
 	for i, n := range z.sequences {
 		c, w := &capped[i], &whole[i]
 		line := map[string]any{"what": "model under a memory cap", "sequences": n, "prompt_tokens": z.prompt,
-			"gen_tokens": z.gen, "family": z.synth.Family, "weight_bytes": c.info.WeightBytes,
+			"gen_tokens": z.gen, "family": z.synth.Family, "half_activations": true, "weight_bytes": c.info.WeightBytes,
 			"expert_bytes": c.info.ExpertBytes, "memory_budget_bytes": c.plan.Budget,
 			"host_budget_bytes": c.plan.HostBudget, "device": c.device,
 			"prefill_tokens_per_s": c.run.PrefillTokensPerS, "decode_tokens_per_s": c.run.DecodeTokensPerS,
