@@ -282,7 +282,7 @@ func (e *Engine) batchIdentity() (batch.Identity, error) {
 	detail, _, _ := strings.Cut(e.device.Info().Detail, ",") // how many threads does not matter
 	i := batch.Identity{Model: hex.EncodeToString(id[:]),
 		Engine: fmt.Sprintf("device %s (%s), exact %v, cache %v", e.device.Info().Name, detail,
-			e.options.Exact, e.pool.KV.Type) + e.cuBLASLtText()}
+			e.options.Exact, e.pool.KV.Type) + e.arithmeticText()}
 	i.Fingerprint = fmt.Sprintf("fp_%016x", xxh3.HashString(i.Model+i.Engine))
 	return i, nil
 }

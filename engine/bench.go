@@ -69,6 +69,7 @@ type BenchSetup struct {
 	DirectIO     string   `json:"direct_io"`
 	Reader       string   `json:"reader"`
 	Exact        bool     `json:"exact"`
+	Halves       bool     `json:"half_activations,omitempty"`
 	Policy       string   `json:"policy"`
 	Verify       string   `json:"checksum"`  // when checksums are compared,
 	Checksums    bool     `json:"checksums"` // if there are any
@@ -152,7 +153,7 @@ func setup(e *Engine, path string, b BenchOptions) BenchSetup {
 		ExpertBytes: info.ExpertBytes, PromptTokens: b.PromptTokens, GenTokens: b.GenTokens,
 		Sequences: b.Sequences, Repetitions: b.Repetitions, Warmup: b.Warmup,
 		Threads: o.Threads, Context: o.Context, Prefetch: o.Prefetch.String(),
-		DirectIO: o.DirectIO.String(), Reader: o.Reader, Exact: o.Exact, Policy: o.Policy,
+		DirectIO: o.DirectIO.String(), Reader: o.Reader, Exact: o.Exact, Halves: o.HalfActivations, Policy: o.Policy,
 		Verify: o.Verify, Checksums: info.Checksums, Chosen: e.Chosen(), Plan: e.Plan()}
 }
 

@@ -70,34 +70,53 @@ func TestWhoComputesAnExpertChangesNothing(t *testing.T) {
 }
 
 // The choice by cost, with costs as they are not: where moving takes for ever, the processor takes what
-// is in host memory and no more; where computing does, nothing.
+// is in host memory and no more, and nothing of a dense model is read ahead; where computing does, nothing;
+// where both cost the same, each has a part.
 func TestTheCheaperSideComputes(t *testing.T) {
-	model := families + "qwen2moe/model.gguf"
+	dense := filepath.Join(t.TempDir(), "dense.gguf")
+	if err := Synth(t.Context(), dense, SynthOptions{Family: "llama", Layers: 12, Dim: 64, Heads: 4,
+		ExpertWidth: 96, ExpertType: "F32", DenseType: "F32"}, nil); err != nil {
+		t.Fatal(err)
+	}
 	ids := []int32{3, 1, 4, 1, 5, 9, 2, 6}
-	for _, slow := range []string{"bus", "processor"} {
-		o := beside(on("discrete", Options{Context: 64, Prefetch: Off}), nil)
-		o.DeviceMemory = leastPlan(t, model, o).Least
-		e := open(t, model, o)
-		if r := e.beside.Rates; r.BusBytesPerS <= 0 || r.HostGroupSeconds+r.HostRowSeconds <= 0 ||
-			r.DeviceGroupSeconds+r.DeviceRowSeconds <= 0 || r != e.Plan().MoveRates {
-			t.Errorf("measured %+v", r)
-		}
-		if slow == "bus" {
-			e.beside.Rates = sched.Rates{BusBytesPerS: 1}
-		} else {
-			e.beside.Rates = sched.Rates{HostGroupSeconds: 1}
-		}
-		s := session(t, e)
-		for range 2 {
-			score(t, s, ids)
+	for _, model := range []string{families + "qwen2moe/model.gguf", dense} {
+		for _, slow := range []string{"bus", "processor", "neither"} {
+			o := beside(on("discrete", Options{Context: 64, Prefetch: Off}), nil)
+			if model == dense {
+				o.Sections = 5 // of which demand has two
+			}
+			o.DeviceMemory = leastPlan(t, model, o).Least
+			e := open(t, model, o)
+			if r := e.beside.Rates; r.BusBytesPerS <= 0 || r.HostGroupSeconds+r.HostRowSeconds <= 0 ||
+				r.DeviceGroupSeconds+r.DeviceRowSeconds <= 0 || r != e.Plan().MoveRates {
+				t.Errorf("measured %+v", r)
+			}
+			bytes := e.Info().GroupBytes
+			e.beside.Rates = map[string]sched.Rates{"bus": {BusBytesPerS: 1},
+				"processor": {HostGroupSeconds: 1},
+				"neither":   {GroupBytes: bytes, BusBytesPerS: float64(bytes), HostGroupSeconds: 1}}[slow]
+			s := session(t, e)
+			score(t, s, ids) // everything comes to host memory
+			cold := e.Stats()
 			if err := s.Truncate(0); err != nil {
 				t.Fatal(err)
 			}
-		}
-		n := e.Stats()
-		if slow == "bus" && (n.CPUExperts == 0 || n.HostHits < n.CPUExperts || n.Misses == 0) ||
-			slow == "processor" && n.CPUExperts > 0 {
-			t.Errorf("slow %s: %+v", slow, n)
+			score(t, s, ids)
+			warm := e.Stats().Sub(cold)
+			bad := false
+			switch slow {
+			case "bus":
+				bad = cold.Misses == 0 || warm.Misses > 0 || warm.CPUExperts == 0 || model == dense &&
+					warm.Prefetched > 0
+			case "processor":
+				bad = cold.CPUExperts+warm.CPUExperts > 0
+			case "neither": // of dense blocks, which are one a layer, half
+				bad = warm.CPUExperts == 0 || model == dense && (warm.Prefetched == 0 ||
+					warm.CPUExperts < 3 || warm.CPUExperts > 9)
+			}
+			if bad {
+				t.Errorf("%s, slow %s: cold %+v, warm %+v", filepath.Base(model), slow, cold, warm)
+			}
 		}
 	}
 }

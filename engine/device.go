@@ -19,7 +19,7 @@ func openDevice(o Options) (kernels.Device, error) {
 		return openCPU(o)
 	case "cuda":
 		d, err := cuda.Open(cuda.Options{Device: which, Library: o.getenv("MOERING_CUDA_LIBRARY"),
-			MemoryBytes: o.DeviceMemory, CuBLASLt: o.cuBLASLt(),
+			MemoryBytes: o.DeviceMemory, HalfActivations: o.HalfActivations, CuBLASLt: o.cuBLASLt(),
 			CuBLASLtLibrary: o.getenv("MOERING_CUBLASLT_LIBRARY")})
 		if err != nil {
 			return nil, err
@@ -38,12 +38,18 @@ func (e *Engine) cuBLASLtBytes(chunk int) int64 {
 	return e.options.cuBLASLt().ScratchBytes(chunk, width, width)
 }
 
-// cuBLASLtText names the choice where it may decide what tokens come out.
-func (e *Engine) cuBLASLtText() string {
-	if use := e.options.cuBLASLt(); use != cuda.CuBLASLtOff && e.device.Info().Name == "cuda" {
-		return fmt.Sprintf(", cuBLASLt %v", use)
+// arithmeticText names choices of a GPU's arithmetic where they may decide what tokens come out.
+func (e *Engine) arithmeticText() (text string) {
+	if e.device.Info().Name != "cuda" {
+		return ""
 	}
-	return ""
+	if e.options.HalfActivations {
+		text = ", half activations"
+	}
+	if use := e.options.cuBLASLt(); use != cuda.CuBLASLtOff {
+		text += fmt.Sprintf(", cuBLASLt %v", use)
+	}
+	return text
 }
 
 // openProcessor opens the device that computes experts beside another.

@@ -151,8 +151,9 @@ func tryGenerate(model string, o Options, prompt []int32, n int) (out []int32, e
 		return nil, err
 	}
 	defer func() {
-		if closed := e.Close(); err == nil && closed != nil && !errors.Is(closed, reader.ErrStranded) {
-			err = fmt.Errorf("close: %w", closed)
+		closed := e.Close()
+		if closed != nil && (err == nil || leased(closed)) && !errors.Is(closed, reader.ErrStranded) {
+			err = errors.Join(err, fmt.Errorf("close: %w", closed))
 		}
 	}()
 	s, err := e.NewSession()

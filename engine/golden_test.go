@@ -356,6 +356,22 @@ func descriptors(t *testing.T) int {
 	return len(open)
 }
 
+// workers counts the threads of processor devices, by their name.
+func workers(t *testing.T) (n int) {
+	t.Helper()
+	names, err := filepath.Glob("/proc/self/task/*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		// A thread of Go's may have ended since it was listed.
+		if text, err := os.ReadFile(name); err == nil && string(text) == "moering-cpu\n" {
+			n++
+		}
+	}
+	return n
+}
+
 // Too small a budget names the least that works, and that least works.
 func TestBudgetTooSmallSaysTheLeast(t *testing.T) {
 	for _, sequences := range []int{0, 3} { // rows of a pass that halve down to the fewest, and do not

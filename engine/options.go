@@ -96,6 +96,10 @@ type Options struct {
 	Chunk int
 	// Exact multiplies block-quantised weights with float32 activations in place of int8 ones.
 	Exact bool
+	// HalfActivations rounds activations to bfloat16 on a GPU where they are multiplied with F16 and BF16
+	// weights, as most programs do: a third of the work of float32's accuracy. Any other device refuses it,
+	// and so does Exact.
+	HalfActivations bool
 	// CuBLASLt lets NVIDIA's library have large products with F16 and BF16 weights on a GPU: "off" (also
 	// ""), "faster" (where it is, which is measured) or "always". An answer then depends, in its last
 	// bits, on its batch, the budgets and the chunk; without it, it does not.
@@ -147,6 +151,12 @@ func (o Options) validate() error {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	} else if use != cuda.CuBLASLtOff && name != "" && name != "cuda" {
 		return fmt.Errorf("%w: cuBLASLt on device %s; it is for cuda", ErrUsage, name)
+	}
+	switch {
+	case o.HalfActivations && name != "" && name != "cuda":
+		return fmt.Errorf("%w: HalfActivations on device %s; it is for cuda", ErrUsage, name)
+	case o.HalfActivations && o.Exact:
+		return fmt.Errorf("%w: HalfActivations and Exact exclude each other", ErrUsage)
 	}
 	if _, err := parseKVType(o.KVType); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)

@@ -48,6 +48,9 @@ func effective(o Options, m *arch.Model) (Options, error) {
 		return o, fmt.Errorf("%w: DeviceMemory is %d, but device %s computes in host memory; use "+
 			"HostMemory", ErrUnsupported, o.DeviceMemory, o.Device)
 	}
+	if name, _ := o.device(); name != "cuda" && o.HalfActivations {
+		return o, fmt.Errorf("%w: HalfActivations: there is no GPU; device %s computes", ErrUnsupported, o.Device)
+	}
 	if name, _ := o.device(); name != "cuda" && o.CPUExperts && o.discrete == nil {
 		return o, fmt.Errorf("%w: CPUExperts: device %s computes all experts in host memory; there is "+
 			"nothing beside it", ErrUnsupported, o.Device)

@@ -27,6 +27,9 @@ type SynthOptions struct {
 	DenseType   string // of the other matrices
 	Seed        uint64 // same options, same bytes
 	Tied        bool   // the embedding is also the output matrix
+	// Safetensors writes a Hugging Face directory in place of a GGUF file: config.json and
+	// model.safetensors, without a tokenizer. Types are then F32, F16 or BF16, which is the default.
+	Safetensors bool
 }
 
 // SynthPreset returns a named shape: "yardstick" is that by which Moering is measured, 24 layers of
@@ -42,8 +45,8 @@ func (o SynthOptions) Complete() (SynthOptions, error) {
 	return SynthOptions(c), synthError(err)
 }
 
-// Synth writes a model with random weights to path, as a GGUF file with a tokenizer, in constant
-// memory. It appears complete or not at all. Weights have mean 0 and variance 1/columns, so that
+// Synth writes a model with random weights to path, as a GGUF file with a tokenizer or, with Safetensors,
+// as a directory that must not be there, in constant memory. It appears complete or not at all. Weights have mean 0 and variance 1/columns, so that
 // activations stay finite in any depth. Progress, if not nil, receives the bytes of weights written
 // and in all. It is an error, before anything is written, if the file system has too little room.
 func Synth(ctx context.Context, path string, o SynthOptions,

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"path/filepath"
 	"testing"
 )
@@ -31,5 +32,25 @@ func TestSynthErrorsHaveTheirKinds(t *testing.T) {
 	}
 	if _, err := SynthPreset("none"); !errors.Is(err, ErrUsage) {
 		t.Errorf("unknown preset: %v", err)
+	}
+}
+
+// A directory of any family opens and computes; its tensors and config are those of the published ones.
+func TestSynthSafetensorsOpens(t *testing.T) {
+	for _, family := range []string{"qwen3moe", "qwen2moe", "olmoe", "mixtral", "llama", "qwen3"} {
+		dir := filepath.Join(t.TempDir(), family)
+		o := SynthOptions{Family: family, Layers: 2, Dim: 64, Safetensors: true}
+		if err := Synth(t.Context(), dir, o, nil); err != nil {
+			t.Fatal(err)
+		}
+		e := open(t, dir, Options{Context: 64})
+		if info := e.Info(); info.Family != family || info.Layers != 2 || info.Format != "safetensors" {
+			t.Errorf("%s: %+v", family, info)
+		}
+		for i, v := range score(t, session(t, e), []int32{3, 1, 4, 1, 5}) {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				t.Fatalf("%s: logit %d is %v", family, i, v)
+			}
+		}
 	}
 }

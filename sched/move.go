@@ -51,6 +51,27 @@ func (r Rates) Compute(rows int) float64 {
 		r.bus(float64(rows)*r.RowBytes)
 }
 
+// Chain divides n blocks of so many bytes, which lie in host memory, are wanted for so many rows each and are
+// computed one after the other, as those of a dense model's layers are. It returns how many of them, the last,
+// are moved: their copies run under what the processor computes before them. Of equal ends the one with the
+// fewest moves counts.
+func (r Rates) Chain(bytes int64, n, rows int) (moved int) {
+	r = r.of(bytes)
+	bus := r.bus(float64(bytes))
+	device := r.DeviceGroupSeconds + float64(rows)*r.DeviceRowSeconds
+	best := float64(n) * r.Compute(rows)
+	for k := 1; k <= n; k++ {
+		end := float64(n-k) * r.Compute(rows)
+		for j := 1; j <= k; j++ {
+			end = max(end, float64(j)*bus) + device
+		}
+		if end < best {
+			best, moved = end, k
+		}
+	}
+	return moved
+}
+
 // Splitter divides a layer's experts between moving and computing. It reuses its memory, and is not
 // safe for concurrent use.
 type Splitter struct{ order []int }

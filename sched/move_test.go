@@ -86,3 +86,27 @@ func TestSplitOfOneExpert(t *testing.T) {
 		}
 	}
 }
+
+// Blocks in a row: where a move takes twice as long as the processor, it has time for one in three; where
+// either side is far too slow, the other has all.
+func TestChainKeepsBothSidesBusy(t *testing.T) {
+	const bytes = 1e9
+	for _, c := range []struct {
+		bus, host, device float64 // seconds of a block
+		n, moved          int
+	}{{2, 1, 0, 6, 2}, {1, 1, 0, 6, 3}, {1, 2, 0, 6, 4}, {100, 1, 0, 6, 0}, {1, 100, 0, 6, 6},
+		{1, 1, 0, 1, 0}, {0.5, 1, 0, 1, 1}, {0.5, 1, 0.6, 1, 0}, {1, 1, 0.5, 2, 1}, {1, 1, 1, 2, 0}, {1, 1, 0, 0, 0}} {
+		r := Rates{GroupBytes: bytes, BusBytesPerS: bytes / c.bus, HostGroupSeconds: c.host,
+			DeviceGroupSeconds: c.device}
+		if got := r.Chain(bytes, c.n, 1); got != c.moved {
+			t.Errorf("%+v: %d moved", c, got)
+		}
+	}
+	r := Rates{GroupBytes: bytes, BusBytesPerS: bytes, HostRowSeconds: 0.1}
+	if few, many := r.Chain(bytes, 4, 1), r.Chain(bytes, 4, 100); few != 0 || many != 4 {
+		t.Errorf("%d moved for a row, %d for many", few, many)
+	}
+	if half := r.Chain(bytes/2, 4, 15); half == 0 || half == 4 {
+		t.Errorf("%d of blocks of half the bytes", half)
+	}
+}

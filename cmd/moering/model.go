@@ -38,7 +38,9 @@ type modelFlags struct {
 	CPUExperts bool `name:"cpu-experts" help:"With a GPU: compute experts that are in RAM on the processor, where moving them takes longer."`
 
 	Exact bool `help:"Multiply with float32 activations, not int8 ones."`
-	JSON  bool `name:"json" help:"Print one JSON object."`
+
+	HalfActivations bool `help:"With a GPU: round activations to bfloat16 for F16 and BF16 weights."`
+	JSON            bool `name:"json" help:"Print one JSON object."`
 }
 
 // options turns flags into options; progress of loading goes to p if there is one.
@@ -47,7 +49,8 @@ func (f *modelFlags) options(a *app, p *progress) (engine.Options, error) {
 		Context: f.Context, Chunk: f.Chunk, Exact: f.Exact, Logger: a.logger(),
 		Device: unlessAuto(f.Device), Reader: unlessAuto(f.Reader), Policy: unlessAuto(f.Policy),
 		DeviceMemory: int64(f.VRAM), KVType: f.KVType, Verify: f.Checksum, IOTimeout: f.IOTimeout,
-		CuBLASLt: f.CuBLASLt, CPUExperts: f.CPUExperts}
+		CuBLASLt: f.CuBLASLt, CPUExperts: f.CPUExperts,
+		HalfActivations: f.HalfActivations}
 	var err error
 	if o.Trace, err = a.create(f.Trace); err != nil {
 		return o, err

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/moering/moering/engine"
@@ -11,7 +12,7 @@ import (
 // synthCommand writes a model with random weights. Flags that are not given take the preset's
 // value, or a small default.
 type synthCommand struct {
-	Path        string `arg:"" help:"The GGUF file to write."`
+	Path        string `arg:"" help:"The GGUF file, or with --safetensors the directory, to write."`
 	Preset      string `placeholder:"NAME" help:"A named shape: yardstick (24 layers of 128 experts, 8.2 GB)."`
 	Family      string `placeholder:"NAME" help:"qwen3moe, qwen2moe, olmoe, mixtral, llama (dense) or qwen3 (dense)."`
 	Layers      int    `placeholder:"N" help:"Layers."`
@@ -29,6 +30,7 @@ type synthCommand struct {
 	DenseType   string `placeholder:"TYPE" help:"Of the other matrices."`
 	Seed        uint64 `default:"0" help:"Same seed, same file."`
 	Tied        bool   `help:"The embedding is also the output matrix."`
+	Safetensors bool   `help:"Write a Hugging Face directory without a tokenizer; types F32, F16 or BF16 (the default)."`
 	JSON        bool   `name:"json" help:"Print one JSON object."`
 }
 
@@ -59,7 +61,7 @@ func (c *synthCommand) options() (engine.SynthOptions, error) {
 			*f.to = f.value
 		}
 	}
-	o.Seed, o.Tied = c.Seed, o.Tied || c.Tied
+	o.Seed, o.Tied, o.Safetensors = c.Seed, o.Tied || c.Tied, c.Safetensors
 	return o.Complete()
 }
 
@@ -87,7 +89,11 @@ func (c *synthCommand) Run(a *app, ctx *runContext) error {
 		return err
 	}
 	p.close()
-	info, err := os.Stat(c.Path)
+	file := c.Path
+	if c.Safetensors {
+		file = filepath.Join(file, "model.safetensors")
+	}
+	info, err := os.Stat(file)
 	if err != nil {
 		return err
 	}

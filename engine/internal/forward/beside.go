@@ -35,6 +35,10 @@ type Beside struct {
 	takes, move []bool // of the layer's groups; of those that may be taken
 	counts      []int  // rows of those
 	splitter    sched.Splitter
+	chain       []int  // groups of the next layers, of a dense model, that are in host memory alone
+	beneath     []bool // of them
+	kept        []bool // group → the processor is to have it, of the layers that are decided
+	decided     int    // how many layers after this one are
 	rows, slots []bool // of the pass: that the part reads, and writes
 }
 
@@ -67,6 +71,8 @@ func (b *Beside) open(f *Forward, d kernels.Device) (err error) {
 	b.taken, b.left, b.counts = make([]int, 0, experts), make([]int, 0, experts), make([]int, 0, experts)
 	b.takes, b.move = make([]bool, experts), make([]bool, experts)
 	b.rows, b.slots = make([]bool, f.Chunk), make([]bool, outputs)
+	b.chain, b.beneath = make([]int, 0, besideChain), make([]bool, besideChain)
+	b.kept = make([]bool, len(m.Groups))
 	b.work, b.done = make(chan part), make(chan error)
 	b.worker.Go(b.serve)
 	return nil
@@ -158,9 +164,65 @@ func (b *Beside) divide(f *Forward) {
 	}
 }
 
+// besideChain is for how many layers of a dense model it is decided together what is moved: enough for the
+// bus to have its share where it is a few times slower than the processor.
+const besideChain = 8
+
+// keeps reports whether the processor is to have the group of the layer after l, which is then not read
+// ahead. Decided are the next few layers together, and what of them is moved is read ahead at once, so that
+// its copies run under what the processor computes until then.
+func (b *Beside) keeps(f *Forward, l, rows, group int) bool {
+	if b.Takes != nil {
+		return b.Takes(group)
+	}
+	if b.decided--; b.decided < 0 || l == 0 {
+		left := len(f.Model.Layers) - 1 - l
+		if left == 0 { // of the next pass, whose rows may be others, the first alone
+			left = 1
+		}
+		b.decided = min(besideChain, left) - 1
+		b.decide(f, l, rows, b.decided+1)
+	}
+	return b.kept[group]
+}
+
+// decide divides the groups of so many layers after l: those that are in host memory alone.
+func (b *Beside) decide(f *Forward, l, rows, layers int) {
+	m := f.Model
+	b.chain = b.chain[:0]
+	for i := range layers {
+		if after := (l + 1 + i) % len(m.Layers); !m.Layers[after].Sparse {
+			b.chain = append(b.chain, m.ExpertAt(after, 0))
+		}
+	}
+	beneath := b.beneath[:len(b.chain)]
+	f.Experts.Beneath(b.chain, beneath)
+	n := 0
+	for i, g := range b.chain {
+		b.kept[g] = false
+		if beneath[i] {
+			b.chain[n] = g
+			n++
+		}
+	}
+	if n == 0 {
+		return
+	}
+	kept := n - b.Rates.Chain(f.Experts.Bytes(b.chain[0]), n, rows)
+	for i, g := range b.chain[:n] {
+		if b.kept[g] = i < kept; i >= kept {
+			f.Experts.Ahead(b.chain[i:i+1], sched.ClassCertain, int64(l+1+i), nil)
+		}
+	}
+}
+
 // sooner marks the groups that are in host memory alone, and that sched has the processor compute.
 func (b *Beside) sooner(f *Forward, groups []int, takes []bool) {
 	f.Experts.Beneath(groups, takes)
+	if len(groups) == 1 && b.kept[groups[0]] {
+		b.kept[groups[0]] = false
+		return
+	}
 	b.counts = b.counts[:0]
 	for i, g := range groups {
 		if takes[i] {

@@ -15,9 +15,9 @@ func (f *Forward) single(ctx context.Context, l, rows int, dense *weights.Acquis
 	f.routes.groups = append(f.routes.groups[:0], m.ExpertAt(l, 0))
 	f.routes.everyone(f.all[:rows])
 	a := f.acquire(ctx, l, rows, m.DenseWidth)
-	if !f.Experts.Complete() {
-		f.next = append(f.next[:0], m.ExpertAt((l+1)%len(m.Layers), 0))
-		if !m.Layers[(l+1)%len(m.Layers)].Sparse {
+	if after := (l + 1) % len(m.Layers); !f.Experts.Complete() && !m.Layers[after].Sparse {
+		f.next = append(f.next[:0], m.ExpertAt(after, 0))
+		if f.Beside == nil || !f.Beside.keeps(f, l, rows, f.next[0]) {
 			f.Experts.Ahead(f.next, sched.ClassCertain, int64(l+1), nil)
 		}
 	}

@@ -101,9 +101,16 @@ func fillFloats(t quant.Type, p []byte, r *rand.PCG, deviation float64) {
 	}
 }
 
-// fillOnes writes F32 ones.
-func fillOnes(p []byte) {
-	for ; len(p) >= 4; p = p[4:] {
-		binary.LittleEndian.PutUint32(p, math.Float32bits(1))
+// fillOnes writes ones of a float type.
+func fillOnes(t quant.Type, p []byte) {
+	for size := t.BlockBytes(); len(p) >= size; p = p[size:] {
+		switch t {
+		case quant.F32:
+			binary.LittleEndian.PutUint32(p, math.Float32bits(1))
+		case quant.F16:
+			binary.LittleEndian.PutUint16(p, quant.F32ToF16(1))
+		default:
+			binary.LittleEndian.PutUint16(p, quant.F32ToBF16(1))
+		}
 	}
 }

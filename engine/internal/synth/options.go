@@ -30,6 +30,7 @@ type Options struct {
 	DenseType   string // of the other matrices
 	Seed        uint64
 	Tied        bool // the embedding is also the output matrix
+	Safetensors bool // write a Hugging Face directory
 }
 
 // Families lists the names that Options.Family can have.
@@ -91,6 +92,10 @@ func (o Options) Complete() (Options, error) {
 	or(&o.ExpertWidth, o.Dim)
 	or(&o.Vocabulary, 1024)
 	or(&o.Context, 4096)
+	if o.Safetensors {
+		orString(&o.DenseType, "BF16")
+		orString(&o.ExpertType, o.DenseType)
+	}
 	orString(&o.ExpertType, "Q4_0")
 	orString(&o.DenseType, "Q8_0")
 	if o.Heads > 0 {
@@ -144,6 +149,12 @@ func (o Options) check(t traits) error {
 	} {
 		if f.value < f.min || f.value > f.max {
 			return fmt.Errorf("%w: %s %d is outside %d to %d", ErrOptions, f.name, f.value, f.min, f.max)
+		}
+	}
+	for _, name := range []string{o.ExpertType, o.DenseType} {
+		if kind, ok := quant.ParseType(name); o.Safetensors && ok && !kind.IsFloat() {
+			return fmt.Errorf("%w: safetensors has no weights of type %s; use F32, F16 or BF16", ErrOptions,
+				name)
 		}
 	}
 	switch {

@@ -20,13 +20,17 @@ const (
 	headerSpace = 64 << 20
 )
 
-// Write writes a model to path, which appears complete or not at all. The same options give the
+// Write writes a model to path, a file or with Safetensors a directory, which appears complete or not at
+// all. The same options give the
 // same bytes. Progress, if not nil, receives the bytes of weights written and in all. Errors wrap
 // ErrOptions, ErrSpace, an error of package store, or that of ctx, which is looked at every MiB.
 func Write(ctx context.Context, path string, o Options,
 	progress func(done, total int64)) (err error) {
 	if o, err = o.Complete(); err != nil {
 		return err
+	}
+	if o.Safetensors {
+		return writeDirectory(ctx, path, o, progress)
 	}
 	tensors, err := layout(o)
 	if err != nil {
@@ -80,11 +84,12 @@ func checkSpace(dir string, need int64) error {
 }
 
 func writeTensor(ctx context.Context, w *store.Writer, t tensor, r *rand.PCG, chunk []byte) error {
-	left := int64(t.kind.BlockBytes())
-	for _, n := range t.shape {
-		left *= n
-	}
-	left /= int64(t.kind.BlockSize())
+	return t.generate(ctx, r, chunk, func(p []byte) error { return w.WriteChunk(t.name, p) })
+}
+
+// generate makes a tensor's bytes and hands them out in pieces of chunk's size.
+func (t *tensor) generate(ctx context.Context, r *rand.PCG, chunk []byte, write func(p []byte) error) error {
+	left := t.bytes()
 	whole := int64(len(chunk) - len(chunk)%t.kind.BlockBytes())
 	for left > 0 {
 		if err := ctx.Err(); err != nil {
@@ -92,11 +97,11 @@ func writeTensor(ctx context.Context, w *store.Writer, t tensor, r *rand.PCG, ch
 		}
 		p := chunk[:min(whole, left)]
 		if t.deviation == 0 {
-			fillOnes(p)
+			fillOnes(t.kind, p)
 		} else {
 			fill(t.kind, p, r, t.deviation)
 		}
-		if err := w.WriteChunk(t.name, p); err != nil {
+		if err := write(p); err != nil {
 			return err
 		}
 		left -= int64(len(p))

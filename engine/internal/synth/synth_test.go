@@ -91,6 +91,68 @@ func TestEveryFamilyHasTheTensorsOfItsPublishedFile(t *testing.T) {
 	}
 }
 
+// TestEveryFamilyHasTheTensorsOfItsPublishedDirectory does the same for Hugging Face directories.
+func TestEveryFamilyHasTheTensorsOfItsPublishedDirectory(t *testing.T) {
+	for _, family := range Families() {
+		o := Options{Family: family, Layers: 2, Safetensors: true, Experts: 8}
+		switch family {
+		case "qwen3moe":
+			o.Layers = 3
+		case "qwen3", "llama":
+			o.Tied, o.Experts = true, 0
+		}
+		dir := filepath.Join(t.TempDir(), "model")
+		if err := Write(t.Context(), dir, o, nil); err != nil {
+			t.Fatal(err)
+		}
+		m, err := store.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := store.Open("../../../tests/testdata/families/" + family + "/hf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want.Tensors() {
+			if got, err := m.Tensor(w.Name); err != nil {
+				t.Errorf("%s: %v", family, err)
+			} else if len(got.Shape) != len(w.Shape) || got.DType != "BF16" {
+				t.Errorf("%s: %s is %s %v, published %v", family, w.Name, got.DType, got.Shape, w.Shape)
+			}
+		}
+		for _, g := range m.Tensors() {
+			if !want.Has(g.Name) {
+				t.Errorf("%s: tensor %s is not in a published directory", family, g.Name)
+			}
+		}
+	}
+}
+
+// A directory appears complete or not at all, and none is written over.
+func TestADirectoryIsWrittenWholeOrNotAtAll(t *testing.T) {
+	parent := t.TempDir()
+	dir, o := filepath.Join(parent, "model"), Options{Layers: 1, Safetensors: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	err := Write(ctx, dir, o, func(done, total int64) {
+		if done > total/2 {
+			cancel()
+		}
+	})
+	if left, e := os.ReadDir(parent); !errors.Is(err, context.Canceled) || e != nil || len(left) > 0 {
+		t.Errorf("%v, and %v is left, %v", err, left, e)
+	}
+	if err := Write(t.Context(), dir, o, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(t.Context(), dir, o, nil); !errors.Is(err, ErrOptions) {
+		t.Errorf("over a directory that is there: %v", err)
+	}
+	o.ExpertType = "Q4_0"
+	if err := Write(t.Context(), dir+"2", o, nil); !errors.Is(err, ErrOptions) {
+		t.Errorf("blocks in safetensors: %v", err)
+	}
+}
+
 // squeezed counts the dims of more than one.
 func squeezed(shape []int64) (dims int) {
 	for _, n := range shape {
