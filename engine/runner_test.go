@@ -18,7 +18,7 @@ func TestCallComputesOnItsOwnGoroutine(t *testing.T) {
 		stack = string(debug.Stack())
 		return nil
 	})
-	if err != nil || !strings.Contains(stack, t.Name()) {
+	if err != nil || !strings.Contains(stack, "."+t.Name()+"(") {
 		t.Errorf("%v; computed by\n%s", err, stack)
 	}
 }
