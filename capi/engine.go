@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,16 +94,9 @@ func mri_engine_open(out *C.uint64_t, path *C.char, o *C.mr_engine_options, f *C
 		if err != nil {
 			return err
 		}
-		var poll core.Poll
-		if ask, user := o.poll, o.poll_user; ask != nil {
-			poll = func(done, total uint64) bool {
-				return C.mri_call_poll(ask, user, C.uint64_t(done), C.uint64_t(total)) != 0
-			}
-		}
 		ctx, stop := untilSet(o.open_cancel)
 		defer stop()
-		traces := core.Traces{Timeline: optional(o.trace), Routing: optional(o.routing_trace)}
-		e, err := core.Open(ctx, C.GoString(path), options, traces, poll)
+		e, err := core.Open(ctx, C.GoString(path), options, traces(o), poll(o))
 		if err != nil {
 			return err
 		}
@@ -115,16 +109,37 @@ func mri_engine_open(out *C.uint64_t, path *C.char, o *C.mr_engine_options, f *C
 	})
 }
 
+// poll is C's callback; nil if there is none.
+func poll(o *C.mr_engine_options) core.Poll {
+	ask, user := o.poll, o.poll_user
+	if ask == nil {
+		return nil
+	}
+	return func(done, total uint64) bool {
+		return C.mri_call_poll(ask, user, C.uint64_t(done), C.uint64_t(total)) != 0
+	}
+}
+
+func traces(o *C.mr_engine_options) core.Traces {
+	return core.Traces{Timeline: optional(o.trace), Routing: optional(o.routing_trace)}
+}
+
 // flagEvery is how often a flag of C is looked at.
 const flagEvery = 10 * time.Millisecond
 
-// untilSet is a context that ends once C's number is not 0. Stop waits until nobody looks at it.
-func untilSet(flag *C.int32_t) (ctx context.Context, stop func()) {
+// untilSet is a context that ends once one of C's numbers, which may be NULL, is not 0. Stop waits
+// until nobody looks at them.
+func untilSet(flags ...*C.int32_t) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	if flag == nil {
+	flags = slices.DeleteFunc(flags, func(f *C.int32_t) bool { return f == nil })
+	if len(flags) == 0 {
 		return ctx, cancel
 	}
-	isSet := func() bool { return atomic.LoadInt32((*int32)(flag)) != 0 }
+	isSet := func() bool {
+		return slices.ContainsFunc(flags, func(f *C.int32_t) bool {
+			return atomic.LoadInt32((*int32)(f)) != 0
+		})
+	}
 	if isSet() {
 		cancel()
 		return ctx, cancel

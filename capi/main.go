@@ -78,6 +78,7 @@ func call(f *C.mri_failure, work func() error) C.mr_status {
 	if status < 0 {
 		place := engine.Where(err)
 		f.status, f.offset = C.mr_status(status), C.int64_t(place.Offset)
+		f.line = C.int64_t(place.Line)
 		cut(f.message[:], err.Error())
 		cut(f.file[:], place.File)
 		cut(f.tensor[:], place.Tensor)

@@ -90,11 +90,12 @@ typedef struct mr_error {
     uint32_t struct_size;
     mr_status status;    /* MR_OK if this thread's last call did not fail */
     const char *message; /* never NULL; strings are valid as long as mr_last_error()'s */
-    const char *file;    /* path of the model file concerned; "" if none is */
+    const char *file;    /* path of the file concerned, a model's or a job's; "" if none is */
     const char *tensor;  /* name of the tensor concerned; "" if none is */
     int64_t offset;      /* byte offset in file; -1 if no one place is concerned */
+    int64_t line;        /* of a job's input, counted from 1; 0 if no one line is concerned */
 } mr_error;
-#define MR_ERROR_INIT { sizeof(mr_error), 0, NULL, NULL, NULL, 0 }
+#define MR_ERROR_INIT { sizeof(mr_error), 0, NULL, NULL, NULL, 0, 0 }
 /* Fills *out with this thread's last failure, and leaves that in place. */
 MR_API mr_status mr_last_error_detail(mr_error *out);
 
@@ -442,6 +443,98 @@ typedef int32_t (*mr_result_fn)(void *user, const mr_result *result, size_t done
 MR_API mr_status mr_engine_batch(mr_engine *engine, const mr_session_options *options,
                                  const char *const *texts, const size_t *sizes, size_t count,
                                  mr_result_fn result, void *user);
+
+/* ---- Job files ------------------------------------------------------------------------------- */
+
+typedef struct mr_job_progress { /* between two passes */
+    uint32_t struct_size;
+    uint32_t sequences; /* in flight */
+    uint64_t requests;
+    uint64_t finished; /* answered or refused, by this run or an earlier one */
+    uint64_t refused;  /* of finished */
+    uint64_t resumed;  /* of finished, by earlier runs */
+    uint64_t prompt_tokens; /* of this run, as the next two */
+    uint64_t new_tokens;
+    uint64_t shared_tokens;    /* of prompts, not computed again */
+    uint64_t tokens_in_flight; /* in the KV cache */
+    uint64_t elapsed_ns;
+    uint64_t left_ns; /* estimated; 0 while nothing is known */
+    uint64_t memory_bytes; /* resident set of the process */
+    uint64_t budget_bytes;
+    uint64_t preempted;   /* times that a sequence gave its memory to others */
+    uint64_t moved_bytes; /* of such sequences, out of the KV cache and in again */
+    float prefill_tokens_per_s; /* lately, as decode */
+    float decode_tokens_per_s;
+    float wait_share; /* of the time of passes, waiting for weights: 0 to 1 */
+    float hit_rate;   /* of experts asked for, found in memory: 0 to 1 */
+} mr_job_progress;
+#define MR_JOB_PROGRESS_INIT \
+    { sizeof(mr_job_progress), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f }
+
+/* Called on the thread of mr_job_run, before the first pass and after each. A result other than 0
+ * ends the job, as cancel does. No mr_ calls inside; the struct is valid during the call. */
+typedef int32_t (*mr_job_fn)(void *user, const mr_job_progress *progress);
+
+typedef struct mr_job_options {
+    uint32_t struct_size;
+    uint32_t tokens_max; /* of requests that state no limit; default: 256 */
+    const char *input;   /* OpenAI's batch format or a prompt a line; .gz and .zst are decompressed */
+    const char *output;  /* answers in the order of the input, there when the job is complete; .gz
+                          * and .zst are compressed */
+    const char *errors;  /* what is refused; default: beside output, .errors.jsonl */
+    const char *journal; /* what is finished, to go on from; default: output with .journal */
+    const char *follow;  /* also gets answers as they finish; default: none */
+    const char *format;  /* "jsonl", "text"; default: by the first line */
+    const char *report;  /* a page about the run; default: none */
+    const char *const *model_names; /* more names that requests may give for the model; "*": any */
+    size_t model_names_count;
+    uint64_t seed;       /* mixed into the seeds that requests get by their custom_id */
+    int64_t created_s;   /* time since 1970 that answers give; default: when input last changed */
+    uint64_t sync_ms;    /* the journal is synced so often; default: 1000 */
+    uint64_t spill_bytes_max;      /* file for keys and values of sequences that give their place */
+    uint64_t spill_host_bytes_max; /* the same in host memory, beside a device's; defaults: 0 */
+    const char *spill_dir; /* where that file is made; default: where the journal is */
+    int32_t ordered;       /* not 0: follow is in the order of the input */
+    int32_t overwrite;     /* not 0: begin a job although its output is there */
+    int32_t greedy;        /* not 0: temperature 0 for requests that state none, in place of 1 */
+    int32_t chat;          /* not 0: a line of text is a user's message */
+    mr_job_fn progress;    /* default: none */
+    void *user;
+    const int32_t *cancel; /* not 0 ends the job after the pass under way; any thread may set it */
+} mr_job_options;
+#define MR_JOB_OPTIONS_INIT \
+    { sizeof(mr_job_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL, \
+      0, 0, 0, 0, NULL, NULL, NULL }
+
+typedef struct mr_job_result { /* paths are borrowed until this thread's next mr_ call */
+    uint32_t struct_size;
+    int32_t complete; /* not 0: every request is finished, output and errors are in place */
+    uint64_t requests;
+    uint64_t finished; /* answered or refused, by this run or an earlier one */
+    uint64_t refused;  /* of finished */
+    uint64_t resumed;  /* of finished, by earlier runs */
+    uint64_t prompt_tokens; /* computed by this run, as all that follows */
+    uint64_t new_tokens;
+    uint64_t shared_tokens;
+    uint64_t preempted;
+    uint64_t moved_bytes;
+    uint64_t recomputed_tokens; /* of sequences that gave their place; not in prompt_tokens */
+    uint64_t elapsed_ns;
+    const char *output;
+    const char *errors; /* "" if nothing was refused */
+    const char *journal;
+} mr_job_result;
+#define MR_JOB_RESULT_INIT \
+    { sizeof(mr_job_result), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL }
+
+/* Runs a file of requests, as "moering batch" does, through a model that is opened for it: context,
+ * sequences and KV cache follow from the requests where engine_options, which may be NULL, leave
+ * them 0. docs/batch.md describes the files. Requests that are wrong are no failure: they are in the
+ * errors file. After MR_ECANCELED, another failure or a kill the same call goes on where the job
+ * was. MR_EINVAL: options, a job that is running already, or a journal of something else. result_out may
+ * be NULL; it is filled after a failure too, with 0 requests where the job had not begun. */
+MR_API mr_status mr_job_run(const char *path, const mr_engine_options *engine_options,
+                            const mr_job_options *options, mr_job_result *result_out);
 
 #ifdef __cplusplus
 }

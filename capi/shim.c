@@ -88,6 +88,17 @@ void mri_release(mri_failure *borrower, void *memory)
     }
 }
 
+void mri_lend(void *memory)
+{
+    lent *l;
+    if (memory == NULL || (l = malloc(sizeof *l)) == NULL)
+        return; /* rather lost than freed while it is looked at */
+    l->memory = memory;
+    l->next = atomic_load(&self->lent);
+    while (!atomic_compare_exchange_weak(&self->lent, &l->next, l))
+        ;
+}
+
 static void note_fork(void) { atomic_store(&forked, 1); }
 
 __attribute__((constructor)) static void load(void)
@@ -136,6 +147,7 @@ static mr_status begin(mri_failure **out)
         return MR_ENOMEM;
     f->status = MR_OK;
     f->offset = -1;
+    f->line = 0;
     f->message[0] = f->file[0] = f->tensor[0] = '\0';
     if (atomic_load(&forked))
         return fail(MR_EFORK, "this process was forked after the library was loaded; fork before "
@@ -235,6 +247,11 @@ int64_t mri_call_read(mr_read_fn read, void *user, void *data, size_t data_capac
     return read(user, data, data_capacity);
 }
 
+int32_t mri_call_job(mr_job_fn progress, void *user, const mr_job_progress *now)
+{
+    return progress(user, now);
+}
+
 /* ---- Version and errors ---------------------------------------------------------------------- */
 
 uint32_t mr_api_version(void) { return MR_API_VERSION; }
@@ -293,6 +310,7 @@ mr_status mr_last_error_detail(mr_error *out)
     full.file = f->file;
     full.tensor = f->tensor;
     full.offset = f->offset;
+    full.line = f->line;
     give_struct(out, &full);
     return MR_OK;
 }
@@ -754,5 +772,30 @@ mr_status mr_engine_batch(mr_engine *engine, const mr_session_options *options,
         return status;
     status = run_batch(batch, texts, sizes, count, result, user);
     mr_batch_close(batch);
+    return status;
+}
+
+/* ---- Job files ------------------------------------------------------------------------------- */
+
+mr_status mr_job_run(const char *path, const mr_engine_options *engine_options,
+                     const mr_job_options *options, mr_job_result *result_out)
+{
+    BEGIN();
+    mr_engine_options full = MR_ENGINE_OPTIONS_INIT;
+    mr_job_options job = MR_JOB_OPTIONS_INIT;
+    mr_job_result result = MR_JOB_RESULT_INIT;
+    REQUIRE(path);
+    REQUIRE(options);
+    if (result_out != NULL && check_size(result_out, "result_out") < 0)
+        return MR_EINVAL;
+    result.output = result.errors = result.journal = "";
+    if (result_out != NULL)
+        give_struct(result_out, &result);
+    if (take_engine_options(&full, engine_options) < 0 || take_struct(&job, options, "options") < 0)
+        return MR_EINVAL;
+    REQUIRE_ARRAY(job.model_names, job.model_names_count);
+    mr_status status = mri_job_run((char *)path, &full, &job, &result, f);
+    if (result_out != NULL)
+        give_struct(result_out, &result);
     return status;
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"os"
+	"path/filepath"
 
 	"github.com/moering/moering/engine"
 )
@@ -121,4 +123,25 @@ func ExampleEngine_Embed() {
 	}
 	fmt.Println(len(v) == e.Info().Dim)
 	// Output: true
+}
+
+// A file of prompts, answered to the last by a job that can be killed at any moment: the same call goes
+// on.
+func ExampleBatch() {
+	dir, err := os.MkdirTemp("", "moering-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	in, out := filepath.Join(dir, "in.txt"), filepath.Join(dir, "out.jsonl")
+	if err := os.WriteFile(in, []byte("package main\nfunc main\ntype T\n"), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	r, err := engine.Batch(context.Background(), engine.Builtin, engine.Options{},
+		engine.BatchOptions{Input: in, Output: out, MaxTokens: 8})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(r.Requests, r.Finished, r.Failed, r.Complete)
+	// Output: 3 3 0 true
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,24 +25,34 @@ type request struct {
 	each   func(i int, logits []float32) error // i counts tokens of the request
 	hidden func(i int, state []float32)        // as each, for every token's final hidden state; or nil
 	err    error
-	ready  chan struct{} // buffered: one value when the request has ended
+	ready  chan bool // buffered: false when the request has ended, true when its caller is to lead
 	decode bool
 }
 
-// runner computes passes for all sessions, one after the other, each for everyone who waits.
+func (q *request) ended() bool { return q.err != nil || q.done == len(q.tokens) }
+
+// runner computes passes for all sessions, one after the other, each for everyone who waits. It has no
+// goroutine of its own: of those who wait one leads, which is to compute for all until its own
+// request is done, and to name the next. So a session that is alone computes on the thread of its
+// caller, and no thread is woken for a token.
 type runner struct {
-	forward  *forward.Forward
-	requests chan *request
-	quit     context.CancelCauseFunc
-	ctx      context.Context
-	stopped  chan struct{}
-	turn     sync.Mutex     // held by who computes a pass: the loop for sessions, or a batch job
-	jobs     sync.WaitGroup // batch jobs
+	forward *forward.Forward
+	quit    context.CancelCauseFunc
+	ctx     context.Context
+	calls   sync.WaitGroup // requests and batch jobs
+	turn    chan struct{}  // full while a pass is computed, for sessions or a batch job; in order of asking
 
-	mu     sync.Mutex
-	figure Stats
-	active int // calls that are generating
+	mu        sync.Mutex
+	figure    Stats
+	active    int // calls that are generating
+	waiting   []*request
+	led       bool // one of those that wait leads, or is told to
+	gathering bool // the leader waits for came
+	came      chan struct{}
 
+	// What follows is the leader's; but taken, by which who gives up knows whether a pass has its
+	// request, changes under mu alone.
+	late           *time.Timer
 	batch          forward.Batch
 	logits, hidden wanted
 	taken          []share
@@ -82,22 +93,22 @@ func (w *wanted) add(q *request, token int) {
 }
 
 func newRunner(f *forward.Forward) *runner {
-	r := &runner{forward: f, requests: make(chan *request), stopped: make(chan struct{})}
+	r := &runner{forward: f, turn: make(chan struct{}, 1), came: make(chan struct{}, 1),
+		late: time.NewTimer(gatherWait)}
+	r.late.Stop()
 	r.ctx, r.quit = context.WithCancelCause(context.Background())
 	r.passing.Context, r.passing.runner = r.ctx, r
 	r.onLogits, r.onHidden = r.giveLogits, r.giveHidden
 	context.AfterFunc(r.ctx, f.Wake)
-	go r.loop()
 	return r
 }
 
 // close ends what is running and waits for it.
 func (r *runner) close() {
-	r.mu.Lock() // no job joins after this
+	r.mu.Lock() // no call joins after this
 	r.quit(ErrClosed)
 	r.mu.Unlock()
-	<-r.stopped
-	r.jobs.Wait()
+	r.calls.Wait()
 }
 
 // join keeps close waiting for a batch job, until leave is called.
@@ -107,18 +118,18 @@ func (r *runner) join() error {
 	if r.ctx.Err() != nil {
 		return ErrClosed
 	}
-	r.jobs.Add(1)
+	r.calls.Add(1)
 	return nil
 }
 
-func (r *runner) leave() { r.jobs.Done() }
+func (r *runner) leave() { r.calls.Done() }
 
 // compute runs a pass that its caller composed, between those of sessions. The caller advances its
 // sequences by itself, after success. decode and prefill say what the rows are, for the figures.
 func (r *runner) compute(ctx context.Context, b forward.Batch, decode, prefill int,
 	logits, hidden func(i int, row []float32)) error {
-	r.turn.Lock()
-	defer r.turn.Unlock()
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
 	if r.ctx.Err() != nil {
 		return ErrClosed
 	}
@@ -151,90 +162,174 @@ func (r *runner) stats() Stats {
 func (r *runner) enter(n int) {
 	r.mu.Lock()
 	r.active += n
+	r.tell()
 	r.mu.Unlock()
+}
+
+// tell wakes the leader if nobody is missing any more. mu is held.
+func (r *runner) tell() {
+	if r.gathering && len(r.waiting) >= r.active {
+		r.gathering = false
+		r.came <- struct{}{} // has room: gather takes what is there
+	}
 }
 
 // do computes a request and returns when it is done.
 func (r *runner) do(q *request) error {
-	select {
-	case r.requests <- q:
-	case <-q.ctx.Done():
-		return q.ctx.Err()
-	case <-r.ctx.Done():
+	r.mu.Lock()
+	if r.ctx.Err() != nil {
+		r.mu.Unlock()
 		return ErrClosed
 	}
-	<-q.ready
+	r.calls.Add(1)
+	defer r.calls.Done()
+	r.waiting = append(r.waiting, q)
+	lead := !r.led
+	r.led = true
+	r.tell()
+	r.mu.Unlock()
+	if !lead {
+		select {
+		case lead = <-q.ready:
+		case <-q.ctx.Done():
+			lead = r.withdraw(q)
+		}
+	}
+	if lead {
+		r.lead(q)
+	}
 	return q.err
 }
 
-func (r *runner) loop() {
-	defer close(r.stopped)
-	var waiting []*request
-	for {
-		waiting = r.gather(waiting)
-		if r.ctx.Err() != nil {
-			for _, q := range waiting {
-				q.err = ErrClosed
-				q.ready <- struct{}{}
-			}
-			return
-		}
-		r.pass(waiting)
-		kept := waiting[:0]
-		for _, q := range waiting {
-			if q.err == nil && q.done < len(q.tokens) {
-				kept = append(kept, q)
-			} else {
-				q.ready <- struct{}{}
-			}
-		}
-		waiting = kept
+// withdraw takes a request back whose context has ended, at once unless a pass has it, which then ends
+// at the next layer. True says that its caller is to lead.
+func (r *runner) withdraw(q *request) (lead bool) {
+	r.mu.Lock()
+	waits := slices.Contains(r.waiting, q)
+	computed := slices.ContainsFunc(r.taken, func(t share) bool { return t.q == q })
+	if waits && !computed && len(q.ready) == 0 {
+		q.err = q.ctx.Err()
+		r.remove(q)
+		r.mu.Unlock()
+		return false
+	}
+	r.mu.Unlock()
+	return <-q.ready
+}
+
+// remove takes a request out of those that wait. mu is held.
+func (r *runner) remove(q *request) {
+	if i := slices.Index(r.waiting, q); i >= 0 {
+		r.waiting = slices.Delete(r.waiting, i, i+1)
 	}
 }
 
-// gather adds the requests that have come, and waits for one if there is none.
-func (r *runner) gather(waiting []*request) []*request {
-	if len(waiting) == 0 {
-		select {
-		case q := <-r.requests:
-			waiting = append(waiting, q)
-		case <-r.ctx.Done():
-			return waiting
+// lead computes passes for all who wait until q is done; then it names the next leader, so that nobody
+// computes for others longer than for itself.
+func (r *runner) lead(q *request) {
+	defer r.handOver(q) // also when the code that is called panics
+	for !q.ended() {
+		if q.err = r.gather(q.ctx); q.err == nil {
+			r.pass(q)
 		}
 	}
+}
+
+// handOver gives up leading. Where the engine is closed, the next leader finds that out, and so on.
+func (r *runner) handOver(q *request) {
 	r.mu.Lock()
-	active := r.active
+	defer r.mu.Unlock()
+	r.clear()
+	r.remove(q)
+	if r.led = len(r.waiting) > 0; r.led {
+		r.waiting[0].ready <- true
+	}
+}
+
+// gather waits until every call that is generating asks for its next token, but not for long.
+func (r *runner) gather(ctx context.Context) (err error) {
+	r.mu.Lock()
+	r.gathering = len(r.waiting) < r.active
+	wait := r.gathering
 	r.mu.Unlock()
-	if len(waiting) >= active {
-		return waiting
+	if !wait {
+		return nil
 	}
-	late := time.NewTimer(gatherWait)
-	defer late.Stop()
-	for len(waiting) < active {
-		select {
-		case q := <-r.requests:
-			waiting = append(waiting, q)
-		case <-late.C:
-			return waiting
-		case <-r.ctx.Done():
-			return waiting
-		}
+	r.late.Reset(gatherWait)
+	select {
+	case <-r.came:
+	case <-r.late.C:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-r.ctx.Done():
+		err = ErrClosed
 	}
-	return waiting
+	r.late.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gathering = false
+	if len(r.came) > 0 {
+		<-r.came
+	}
+	return err
+}
+
+// takeTurn waits until no batch job computes.
+func (r *runner) takeTurn(ctx context.Context) error {
+	select {
+	case r.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case r.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.ctx.Done():
+		return ErrClosed
+	}
 }
 
 // pass computes up to a chunk of rows: first a token of each sequence that generates, then prompts.
 // When a request of the pass is cancelled, the pass ends at the next layer, and the others' rows are
-// computed again in the next one: their sequences have not advanced.
-func (r *runner) pass(waiting []*request) {
-	r.turn.Lock()
-	defer r.turn.Unlock()
-	start := clock()
-	r.fill(waiting)
-	if len(r.taken) == 0 {
+// computed again in the next one: their sequences have not advanced. Lead is the request of the one
+// who computes; if it is cancelled before, nothing is.
+func (r *runner) pass(lead *request) {
+	if lead.err = r.takeTurn(lead.ctx); lead.err != nil {
 		return
 	}
-	err := r.forward.Run(&r.passing, r.batch, r.onLogits, r.onHidden)
+	defer func() { <-r.turn }()
+	start := clock()
+	r.mu.Lock()
+	r.fill()
+	r.mu.Unlock()
+	if len(r.taken) > 0 && lead.err == nil {
+		r.settle(r.forward.Run(&r.passing, r.batch, r.onLogits, r.onHidden), start)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clear()
+	kept := r.waiting[:0]
+	for _, q := range r.waiting {
+		if q == lead || !q.ended() {
+			kept = append(kept, q)
+		} else {
+			q.ready <- false
+		}
+	}
+	clear(r.waiting[len(kept):])
+	r.waiting = kept
+}
+
+// clear forgets what the pass took. mu is held.
+func (r *runner) clear() {
+	clear(r.taken)
+	r.taken = r.taken[:0]
+}
+
+// settle counts a pass that began at start, and says to its requests what has become of them.
+func (r *runner) settle(err error, start time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.figure.Passes++
@@ -283,16 +378,15 @@ type share struct {
 	n int
 }
 
-// fill builds the batch, and says what it took.
-func (r *runner) fill(waiting []*request) {
-	r.taken = r.taken[:0]
+// fill builds the batch, and says what it took. mu is held.
+func (r *runner) fill() {
 	b := &r.batch
 	b.Tokens, b.Seqs, b.Pos = b.Tokens[:0], b.Seqs[:0], b.Pos[:0]
 	b.Logits, b.Hidden = b.Logits[:0], b.Hidden[:0]
 	r.logits.reset()
 	r.hidden.reset()
 	for _, decode := range [2]bool{true, false} {
-		for _, q := range waiting {
+		for _, q := range r.waiting {
 			n := min(len(q.tokens)-q.done, r.forward.Chunk-len(b.Tokens))
 			if q.decode != decode || n <= 0 {
 				continue

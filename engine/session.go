@@ -32,7 +32,7 @@ type Session struct {
 // newSession makes the session of a sequence.
 func (e *Engine) newSession(seq *kv.Sequence) *Session {
 	s := &Session{engine: e, seq: seq}
-	s.request.ready = make(chan struct{}, 1)
+	s.request.ready = make(chan bool, 1)
 	s.request.each = s.keep
 	return s
 }
@@ -119,7 +119,8 @@ func (s *Session) Feed(ctx context.Context, ids []int32) error {
 }
 
 // Score appends tokens and calls each with the logits after every one of them, i counting from 0.
-// The logits are valid during the call; an error from each ends the scoring and is returned.
+// The logits are valid during the call, which may be made by the goroutine of another session that
+// shares the pass; an error from each ends the scoring and is returned.
 func (s *Session) Score(ctx context.Context, ids []int32, each func(i int, logits []float32) error,
 ) error {
 	return s.feed(ctx, ids, false, each)

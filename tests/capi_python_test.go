@@ -123,8 +123,15 @@ func TestWheelInFreshEnvironment(t *testing.T) {
 	if got != want || len(got) < 10 {
 		t.Errorf("%q, the command line %q", got, want)
 	}
-	_, readme, _ := strings.Cut(read(t, "../bindings/python/README.md"), "```python\n")
-	readme, _, _ = strings.Cut(readme, "```")
+	example := func(path string) string {
+		_, lines, _ := strings.Cut(read(t, path), "```python\n")
+		lines, _, _ = strings.Cut(lines, "```")
+		return lines
+	}
+	readme := example("../README.md")
+	if other := example("../bindings/python/README.md"); other != readme {
+		t.Errorf("the READMEs have different examples:\n%s\n%s", readme, other)
+	}
 	got, want = inFresh("-c", readme), byCommand("--temperature=0", "package main")
 	if got != want || len(got) < 10 {
 		t.Errorf("the README's lines: %q, the command line %q", got, want)

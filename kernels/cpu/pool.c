@@ -18,7 +18,7 @@
 #include "internal.h"
 
 enum {
-	SPIN_NS = 50000, // longer than a barrier or the gap between two submissions, short beside a token
+	SPIN_NS = 100000, // longer than a barrier or the gap between two tokens of Python, short beside a token
 	SPIN_STEPS = 64  // pauses between looks at the clock
 };
 

@@ -198,6 +198,13 @@ static void null_everywhere(void)
     STATUS(mr_engine_batch(e, NULL, texts, NULL, 1, no_result, NULL), MR_EINVAL);
     STATUS(mr_engine_batch(e, NULL, texts, NULL, 0, NULL, NULL), MR_EINVAL);
 
+    mr_job_options job = MR_JOB_OPTIONS_INIT;
+    STATUS(mr_job_run(NULL, NULL, &job, NULL), MR_EINVAL);
+    STATUS(mr_job_run("mr:tiny", NULL, NULL, NULL), MR_EINVAL);
+    STATUS(mr_job_run("mr:tiny", NULL, &job, NULL), MR_EINVAL); /* no input */
+    job.model_names_count = 1;
+    STATUS(mr_job_run("mr:tiny", NULL, &job, NULL), MR_EINVAL);
+
     CHECK(mr_last_error_detail(NULL) == MR_EINVAL);
     CHECK(mr_last_error_detail(&error) == MR_OK && error.message != NULL && error.file != NULL);
     CHECK(mr_status_name(12345) != NULL && mr_build_info()[0] != '\0');
@@ -897,6 +904,112 @@ static void batches(void)
     mr_engine_close(e);
 }
 
+static void write_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    CHECK(f != NULL && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+static int32_t cancel_job(void *user, const mr_job_progress *progress)
+{
+    (void)user;
+    return progress->finished > 0;
+}
+
+/* Takes the input away under a job. */
+static int32_t cut_input(void *user, const mr_job_progress *progress)
+{
+    (void)progress;
+    CHECK(truncate(user, 5) == 0);
+    return 0;
+}
+
+/* Jobs whose files or options are wrong, of older and newer programs, cancelled and gone on with. */
+static void job_files(void)
+{
+    char in[4096], out[4096], packed[4096];
+    struct {
+        mr_job_options known;
+        uint64_t tail;
+    } newer = {MR_JOB_OPTIONS_INIT, 0};
+    mr_job_options o = MR_JOB_OPTIONS_INIT, older = MR_JOB_OPTIONS_INIT;
+    mr_job_result r = MR_JOB_RESULT_INIT;
+    mr_error error = MR_ERROR_INIT;
+    int32_t set = 1;
+    snprintf(in, sizeof in, "%s/in.txt", directory);
+    snprintf(out, sizeof out, "%s/out.jsonl", directory);
+    snprintf(packed, sizeof packed, "%s/in.gz", directory);
+    write_text(in, "func main\ntype T\nvar x\nconst y\n");
+    o.input = in;
+    o.output = out;
+    o.tokens_max = 6;
+
+    o.cancel = &set;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, &r), MR_ECANCELED);
+    CHECK(r.requests == 0 && !r.complete && r.output[0] == '\0');
+    o.cancel = NULL;
+    o.progress = cancel_job;
+    mr_engine_options eo = MR_ENGINE_OPTIONS_INIT;
+    eo.sequences_max = 1; /* one after the other */
+    STATUS(mr_job_run("mr:tiny", &eo, &o, &r), MR_ECANCELED);
+    CHECK(r.requests == 4 && r.finished > 0 && r.finished < 4 && access(out, F_OK) != 0);
+    uint64_t before = r.finished;
+    o.progress = NULL;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, &r), MR_OK);
+    CHECK(r.complete && r.resumed == before && r.finished == 4 && access(out, F_OK) == 0);
+    CHECK(r.errors[0] == '\0' && r.new_tokens > 0 && strcmp(r.output, out) == 0);
+
+    older = o; /* what is behind the older struct's end is not looked at */
+    older.struct_size = offsetof(mr_job_options, errors);
+    older.errors = "/no/such/directory/errors";
+    older.overwrite = 1;
+    STATUS(mr_job_run("mr:tiny", NULL, &older, NULL), MR_OK);
+    newer.known = o;
+    newer.known.struct_size = sizeof newer;
+    STATUS(mr_job_run("mr:tiny", NULL, &newer.known, NULL), MR_OK);
+    newer.tail = 1;
+    STATUS(mr_job_run("mr:tiny", NULL, &newer.known, NULL), MR_EINVAL);
+    CHECK(strstr(mr_last_error(), "newer") != NULL);
+    r.struct_size = offsetof(mr_job_result, finished);
+    r.finished = 4711;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, &r), MR_OK);
+    CHECK(r.requests == 4 && r.finished == 4711);
+    r.struct_size = 3;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, &r), MR_EINVAL);
+
+    o.seed = 5; /* the journal is of another job */
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EINVAL);
+    o.seed = 0;
+    o.format = "csv";
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EINVAL);
+    o.format = NULL;
+    o.input = o.output = "-"; /* standard input and output are the program's */
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EINVAL);
+    o.input = o.output = in;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EINVAL);
+    unlink(out);
+    o.output = out;
+    o.input = "/no/such/file";
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EIO);
+    CHECK(mr_last_error_detail(&error) == MR_OK && strcmp(error.file, o.input) == 0);
+    CHECK(error.line == 0 && error.offset == -1);
+    write_text(packed, "this is not compressed");
+    o.input = packed;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EIO);
+    CHECK(mr_last_error_detail(&error) == MR_OK && strcmp(error.file, packed) == 0);
+    o.input = in;
+    o.output = "/no/such/directory/out.jsonl";
+    STATUS(mr_job_run("mr:tiny", NULL, &o, NULL), MR_EIO);
+    CHECK(mr_last_error_detail(&error) == MR_OK && strstr(error.file, "/no/such/directory") != NULL);
+    snprintf(out, sizeof out, "%s/other.jsonl", directory);
+    o.output = out;
+    o.progress = cut_input;
+    o.user = in;
+    STATUS(mr_job_run("mr:tiny", NULL, &o, &(mr_job_result)MR_JOB_RESULT_INIT), MR_EIO);
+    CHECK(mr_last_error_detail(&error) == MR_OK && strcmp(error.file, in) == 0 && error.line > 0);
+    STATUS(mr_job_run("/no/such/model", NULL, &o, NULL), MR_EIO);
+}
+
 /* After fork a child is told so, and the parent goes on. */
 static void forked(void)
 {
@@ -910,6 +1023,7 @@ static void forked(void)
         STATUS(mr_session_length(s, &n), MR_EFORK);
         STATUS(mr_engine_open(&none, "mr:tiny", NULL), MR_EFORK);
         CHECK(strstr(mr_last_error(), "forked") != NULL);
+        STATUS(mr_job_run("mr:tiny", NULL, NULL, NULL), MR_EFORK);
         mr_session_cancel(s);
         mr_session_close(s);
         mr_engine_close(e);
@@ -1041,6 +1155,7 @@ int main(int argc, char **argv)
     save_and_restore();
     batches();
     batch_woken_and_closed();
+    job_files();
     newer_options();
     forked();
     environment();

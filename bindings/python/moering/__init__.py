@@ -13,6 +13,7 @@ from a process that has used it every call raises ForkError. Use the start metho
 """
 
 from ._engine import Batch, Engine, Session
+from ._job import batch_file
 from ._library import (
     BudgetError,
     BusyError,
@@ -29,7 +30,17 @@ from ._library import (
     Unsupported,
     build_info,
 )
-from ._types import Message, ModelInfo, Plan, Result, Stats, Token, TokenProb
+from ._types import (
+    JobProgress,
+    JobResult,
+    Message,
+    ModelInfo,
+    Plan,
+    Result,
+    Stats,
+    Token,
+    TokenProb,
+)
 from ._version import __version__
 
 __all__ = [
@@ -45,6 +56,8 @@ __all__ = [
     "FormatError",
     "InternalError",
     "InvalidArgument",
+    "JobProgress",
+    "JobResult",
     "LimitError",
     "Message",
     "ModelInfo",
@@ -57,5 +70,6 @@ __all__ = [
     "TokenProb",
     "Unsupported",
     "__version__",
+    "batch_file",
     "build_info",
 ]

@@ -77,6 +77,7 @@ class mr_error(Structure):
     file: bytes | None
     tensor: bytes | None
     offset: int
+    line: int
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", c_uint32),
         ("status", c_int32),
@@ -84,6 +85,7 @@ class mr_error(Structure):
         ("file", c_char_p),
         ("tensor", c_char_p),
         ("offset", c_int64),
+        ("line", c_int64),
     ]
 
 
@@ -398,7 +400,144 @@ class mr_result(Structure):
     ]
 
 
+class mr_job_progress(Structure):
+    struct_size: int
+    sequences: int
+    requests: int
+    finished: int
+    refused: int
+    resumed: int
+    prompt_tokens: int
+    new_tokens: int
+    shared_tokens: int
+    tokens_in_flight: int
+    elapsed_ns: int
+    left_ns: int
+    memory_bytes: int
+    budget_bytes: int
+    preempted: int
+    moved_bytes: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    wait_share: float
+    hit_rate: float
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", c_uint32),
+        ("sequences", c_uint32),
+        ("requests", c_uint64),
+        ("finished", c_uint64),
+        ("refused", c_uint64),
+        ("resumed", c_uint64),
+        ("prompt_tokens", c_uint64),
+        ("new_tokens", c_uint64),
+        ("shared_tokens", c_uint64),
+        ("tokens_in_flight", c_uint64),
+        ("elapsed_ns", c_uint64),
+        ("left_ns", c_uint64),
+        ("memory_bytes", c_uint64),
+        ("budget_bytes", c_uint64),
+        ("preempted", c_uint64),
+        ("moved_bytes", c_uint64),
+        ("prefill_tokens_per_s", c_float),
+        ("decode_tokens_per_s", c_float),
+        ("wait_share", c_float),
+        ("hit_rate", c_float),
+    ]
+
+
+class mr_job_result(Structure):
+    struct_size: int
+    complete: int
+    requests: int
+    finished: int
+    refused: int
+    resumed: int
+    prompt_tokens: int
+    new_tokens: int
+    shared_tokens: int
+    preempted: int
+    moved_bytes: int
+    recomputed_tokens: int
+    elapsed_ns: int
+    output: bytes | None
+    errors: bytes | None
+    journal: bytes | None
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", c_uint32),
+        ("complete", c_int32),
+        ("requests", c_uint64),
+        ("finished", c_uint64),
+        ("refused", c_uint64),
+        ("resumed", c_uint64),
+        ("prompt_tokens", c_uint64),
+        ("new_tokens", c_uint64),
+        ("shared_tokens", c_uint64),
+        ("preempted", c_uint64),
+        ("moved_bytes", c_uint64),
+        ("recomputed_tokens", c_uint64),
+        ("elapsed_ns", c_uint64),
+        ("output", c_char_p),
+        ("errors", c_char_p),
+        ("journal", c_char_p),
+    ]
+
+
 mr_result_fn = CFUNCTYPE(c_int32, c_void_p, POINTER(mr_result), c_size_t, c_size_t)
+
+mr_job_fn = CFUNCTYPE(c_int32, c_void_p, POINTER(mr_job_progress))
+
+class mr_job_options(Structure):
+    struct_size: int
+    tokens_max: int
+    input: bytes | None
+    output: bytes | None
+    errors: bytes | None
+    journal: bytes | None
+    follow: bytes | None
+    format: bytes | None
+    report: bytes | None
+    model_names: Any
+    model_names_count: int
+    seed: int
+    created_s: int
+    sync_ms: int
+    spill_bytes_max: int
+    spill_host_bytes_max: int
+    spill_dir: bytes | None
+    ordered: int
+    overwrite: int
+    greedy: int
+    chat: int
+    progress: Any
+    user: int | None
+    cancel: Any
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", c_uint32),
+        ("tokens_max", c_uint32),
+        ("input", c_char_p),
+        ("output", c_char_p),
+        ("errors", c_char_p),
+        ("journal", c_char_p),
+        ("follow", c_char_p),
+        ("format", c_char_p),
+        ("report", c_char_p),
+        ("model_names", POINTER(c_char_p)),
+        ("model_names_count", c_size_t),
+        ("seed", c_uint64),
+        ("created_s", c_int64),
+        ("sync_ms", c_uint64),
+        ("spill_bytes_max", c_uint64),
+        ("spill_host_bytes_max", c_uint64),
+        ("spill_dir", c_char_p),
+        ("ordered", c_int32),
+        ("overwrite", c_int32),
+        ("greedy", c_int32),
+        ("chat", c_int32),
+        ("progress", mr_job_fn),
+        ("user", c_void_p),
+        ("cancel", POINTER(c_int32)),
+    ]
+
 
 def versioned(kind: type[Any]) -> Any:
     """A struct with struct_size set, as MR_..._INIT makes it in C."""
@@ -569,6 +708,13 @@ def bind(library: CDLL) -> None:
         mr_result_fn,
         c_void_p,
     ]
+    library.mr_job_run.restype = c_int32
+    library.mr_job_run.argtypes = [
+        c_char_p,
+        POINTER(mr_engine_options),
+        POINTER(mr_job_options),
+        POINTER(mr_job_result),
+    ]
 
 
 FUNCTIONS = (
@@ -618,4 +764,5 @@ FUNCTIONS = (
     "mr_batch_wake",
     "mr_batch_close",
     "mr_engine_batch",
+    "mr_job_run",
 )

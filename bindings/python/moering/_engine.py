@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import threading
 import weakref
@@ -70,8 +71,11 @@ class _Handle:
     @property
     def _handle(self) -> int:
         if self._number is None:
-            raise ClosedError(f"the {type(self).__name__.lower()} was closed", _capi.MR_ECLOSED)
+            raise self._closed_error()
         return self._number
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"the {type(self).__name__.lower()} was closed", _capi.MR_ECLOSED)
 
     @property
     def closed(self) -> bool:
@@ -402,9 +406,12 @@ class Session(_Exclusive):
         super().__init__(number, library().mr_session_close)
         self._engine = engine
         self._logprobs = logprobs
+        # What next() calls, made once: little is done for a token beside computing it.
+        lib = library()
         self._token = _capi.versioned(_capi.mr_token)
-        self._text, self._text_size = c_void_p(), c_size_t()
-        self._next_arguments = byref(self._text), byref(self._text_size)
+        unused = byref(c_void_p()), byref(c_size_t())
+        self._next_call = functools.partial(lib.mr_session_next, number, *unused)
+        self._token_call = functools.partial(lib.mr_session_token, number, byref(self._token))
         self._views = 0  # arrays that look at the library's memory
         self._views_lock = threading.RLock()  # taken again where memory is collected inside
 
@@ -473,22 +480,23 @@ class Session(_Exclusive):
 
     def next(self) -> Token | None:
         """The next token; None after the last one."""
-        lib, handle, token = library(), self._handle, self._token
         self._take()
         try:
-            status = interruptible(
-                lambda: lib.mr_session_next(handle, *self._next_arguments), self.cancel
-            )
-            if check(status) == _capi.MR_END:
+            if self._number is None:
+                raise self._closed_error()
+            if check(interruptible(self._next_call, self.cancel)) == _capi.MR_END:
                 return None
-            check(lib.mr_session_token(handle, byref(token)))
-            content = ctypes.string_at(token.text, token.text_size)
+            check(self._token_call())
+            token = self._token
+            content = text(ctypes.string_at(token.text, token.text_size))
+            if not self._logprobs:
+                return Token(token.id, content, FINISH[token.finish])
             alternatives = token.alternatives[: token.alternatives_count]
             return Token(
                 token.id,
-                text(content),
+                content,
                 FINISH[token.finish],
-                token.logprob if self._logprobs else None,
+                token.logprob,
                 tuple(TokenProb(p.id, p.logprob) for p in alternatives),
             )
         finally:

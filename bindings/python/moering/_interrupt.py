@@ -111,30 +111,37 @@ def interruptible(function: Callable[[], int], cancel: Callable[[], None]) -> in
     return _watch.call(function, cancel)
 
 
-def off_main(function: Callable[[], T]) -> T:
+def off_main(function: Callable[[], T], cancel: Callable[[], None] | None = None) -> T:
     """Calls function in another thread than the main one, and waits for it.
 
     Inside a callback of ctypes what a signal handler raises is lost; handlers run in the main
-    thread alone. Ctrl-C raises KeyboardInterrupt once the call has returned.
+    thread alone. Ctrl-C makes cancel end the call, if it is given, and raises KeyboardInterrupt
+    once the call has returned; with cancel, a second one raises it at once.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return function()
     results: list[T] = []
     errors: list[BaseException] = []
+    ended = threading.Event()  # Python 3.11 takes a thread for dead whose join() was interrupted
 
     def run() -> None:
         try:
             results.append(function())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="moering-call", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="moering-call", daemon=True).start()
     interrupt: BaseException | None = None
-    while thread.is_alive():
+    while not ended.is_set():
         try:
-            thread.join()
+            ended.wait()
         except BaseException as error:
+            if cancel is not None:
+                if interrupt is not None:
+                    raise
+                cancel()
             interrupt = error
     if interrupt is not None or errors:
         raise interrupt or errors[0]

@@ -34,21 +34,29 @@ check_system()
 class MoeringError(Exception):
     """A failure that the library reports.
 
-    status is the number of moering.h; file, tensor and offset say where in a model's files the
-    failure lies, or are "", "" and -1.
+    status is the number of moering.h; file, tensor, offset and line say where in the files of a model,
+    or of batch_file(), the failure lies, or are "", "", -1 and 0.
     """
 
     def __init__(
-        self, message: str, status: int = 0, file: str = "", tensor: str = "", offset: int = -1
+        self,
+        message: str,
+        status: int = 0,
+        file: str = "",
+        tensor: str = "",
+        offset: int = -1,
+        line: int = 0,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.file = file
         self.tensor = tensor
         self.offset = offset
+        self.line = line
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.status, self.file, self.tensor, self.offset)
+        place = self.file, self.tensor, self.offset, self.line
+        return type(self), (str(self), self.status, *place)
 
 
 class InvalidArgument(MoeringError, ValueError):
@@ -181,15 +189,20 @@ def failure(status: int) -> MoeringError:
     detail = _capi.versioned(_capi.mr_error)
     library().mr_last_error_detail(ctypes.byref(detail))
     return make_failure(
-        status, text(detail.message), text(detail.file), text(detail.tensor), int(detail.offset)
+        status,
+        text(detail.message),
+        text(detail.file),
+        text(detail.tensor),
+        int(detail.offset),
+        int(detail.line),
     )
 
 
 def make_failure(
-    status: int, message: str, file: str = "", tensor: str = "", offset: int = -1
+    status: int, message: str, file: str = "", tensor: str = "", offset: int = -1, line: int = 0
 ) -> MoeringError:
     kind = _EXCEPTIONS.get(status, InternalError)
-    return kind(message, status, file, tensor, offset)
+    return kind(message, status, file, tensor, offset, line)
 
 
 def check(status: int) -> int:

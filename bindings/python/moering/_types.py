@@ -46,6 +46,32 @@ class EngineOptions(TypedDict, total=False):
     routing_trace: str | os.PathLike[str]  # which experts each token used, for moering simulate
 
 
+class JobOptions(TypedDict, total=False):
+    """How batch_file() reads, answers and writes; what is left out has the default that is named."""
+
+    tokens_max: int  # of requests that state no limit; 256
+    errors: str | os.PathLike[str]  # what is refused; beside the output, .errors.jsonl
+    journal: str | os.PathLike[str]  # what is finished; the output's name with .journal
+    follow: str | os.PathLike[str]  # also gets answers as they finish; none
+    ordered: bool  # follow is in the order of the input; False
+    overwrite: bool  # begin a job although its output is there; False
+    format: str  # of the input: "jsonl", "text" (a prompt a line); by the first line
+    chat: bool  # a line of text is a user's message; False: the beginning of a text
+    greedy: bool  # temperature 0 for requests that state none; False: OpenAI's 1
+    seed: int  # mixed into the seeds that requests get by their custom_id; 0
+    model_names: Sequence[str]  # more names that requests may give for the model; "*": any
+    created_s: int  # since 1970, that answers give; when the input last changed
+    sync_ms: int  # the journal is synced to the disk so often; 1000
+    spill_bytes_max: int  # file for keys and values of requests that give their place; 0
+    spill_host_bytes_max: int  # the same in host memory, beside a device's; 0
+    spill_dir: str | os.PathLike[str]  # where that file is made; where the journal is
+    report: str | os.PathLike[str]  # a page about the run; none
+
+
+class BatchFileOptions(EngineOptions, JobOptions, total=False):
+    """What batch_file() can be told about the job, and about the engine that it opens."""
+
+
 class Sampling(TypedDict, total=False):
     """How tokens are chosen; what is left out is greedy and ends at the end-of-text token."""
 
@@ -180,3 +206,51 @@ class Result:
     finish: str
     prompt_tokens: int
     error: MoeringError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class JobProgress:
+    """How far a job is, between two passes. Bytes, nanoseconds and tokens a second where the name says
+    so; shares are 0 to 1."""
+
+    requests: int
+    finished: int  # answered or refused, by this run or an earlier one
+    refused: int  # of finished
+    resumed: int  # of finished, by earlier runs
+    sequences: int  # in flight
+    tokens_in_flight: int  # in the KV cache
+    prompt_tokens: int  # computed by this run, as the next two
+    new_tokens: int
+    shared_tokens: int  # of prompts, not computed again
+    elapsed_ns: int
+    left_ns: int  # estimated; 0 while nothing is known
+    memory_bytes: int  # resident set of the process
+    budget_bytes: int
+    preempted: int  # times that a sequence gave its memory to others
+    moved_bytes: int  # of such sequences, out of the KV cache and in again
+    prefill_tokens_per_s: float  # lately, as decode
+    decode_tokens_per_s: float
+    wait_share: float  # of the time of passes, waiting for weights
+    hit_rate: float  # of experts asked for, found in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """What a job has come to. errors is "" if nothing was refused. Tokens, bytes and nanoseconds are
+    this run's."""
+
+    complete: bool  # every request is finished; output and errors are in place
+    requests: int
+    finished: int  # answered or refused, by this run or an earlier one
+    refused: int  # of finished
+    resumed: int  # of finished, by earlier runs
+    prompt_tokens: int
+    new_tokens: int
+    shared_tokens: int  # of prompts, not computed again
+    preempted: int  # times that a sequence gave its memory to others
+    moved_bytes: int  # of such sequences, out of the KV cache and in again
+    recomputed_tokens: int  # of such sequences; not in prompt_tokens
+    elapsed_ns: int
+    output: str
+    errors: str
+    journal: str

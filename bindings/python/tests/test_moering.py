@@ -83,15 +83,20 @@ class Generation(Base):
     def test_python_has_what_the_structs_have(self):
         kinds = moering._types
         own = {"struct_size", "reserved", "log", "log_user", "log_level"}
-        own |= {"poll", "poll_user", "open_cancel"}
+        own |= {"poll", "poll_user", "open_cancel", "cancel", "progress", "user"}
+        own |= {"input", "output", "model_names_count"}  # arguments, or an array's length
         for struct, given in (
             (_capi.mr_engine_options, kinds.EngineOptions.__annotations__),
             (_capi.mr_session_options, kinds.Sampling.__annotations__),
             (_capi.mr_model_info, kinds.ModelInfo.__annotations__),
             (_capi.mr_plan, kinds.Plan.__annotations__),
             (_capi.mr_stats, kinds.Stats.__annotations__),
+            (_capi.mr_job_options, kinds.JobOptions.__annotations__),
+            (_capi.mr_job_progress, kinds.JobProgress.__annotations__),
+            (_capi.mr_job_result, kinds.JobResult.__annotations__),
         ):
             fields = {name for name, *_ in struct._fields_} - own - {"stop_count"}
+            given = set(given) - own
             self.assertEqual(set(given), fields, struct.__name__)
 
     def test_everything_public_is_documented(self):
@@ -373,6 +378,7 @@ class Misuse(Base):
         generate = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(generate)
         optional = {"options", "info_out", "plan_out", "flags_out", "sizes", "user"}
+        optional |= {"engine_options", "result_out"}
         lib, refused = _library.library(), 0
         session = self.engine.session()
         batch = moering.Batch(self.engine, parallel=1)

@@ -20,7 +20,10 @@ type Session struct {
 	idle   *sync.Cond // busy became false
 	busy   bool
 	closed bool
-	cancel context.CancelCauseFunc // of the running call
+	// Of the running call, and of those after it until one is cancelled: a context that ends with each
+	// call would start a goroutine each time, since the engine asks to be told.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
 
 	// What follows belongs to the running call.
 	session  *engine.Session
@@ -61,8 +64,6 @@ func (s *Session) Do(work func(ctx context.Context) error) error {
 func (s *Session) DoHere(work func(ctx context.Context) error) error { return s.do(nil, work) }
 
 func (s *Session) do(poll Poll, work func(ctx context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
 	s.mu.Lock()
 	switch {
 	case s.closed:
@@ -72,11 +73,15 @@ func (s *Session) do(poll Poll, work func(ctx context.Context) error) error {
 		s.mu.Unlock()
 		return fmt.Errorf("the session is %w", ErrBusy)
 	}
-	s.busy, s.cancel = true, cancel
+	if s.ctx == nil || s.ctx.Err() != nil {
+		s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	}
+	s.busy = true
+	ctx, cancel := s.ctx, s.cancel
 	s.mu.Unlock()
 	err := watch(ctx, func() { cancel(nil) }, poll, nil, work)
 	s.mu.Lock()
-	s.busy, s.cancel = false, nil
+	s.busy = false
 	s.idle.Broadcast()
 	s.mu.Unlock()
 	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), engine.ErrClosed) {
@@ -89,7 +94,7 @@ func (s *Session) do(poll Poll, work func(ctx context.Context) error) error {
 func (s *Session) Cancel() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cancel != nil {
+	if s.busy {
 		s.cancel(context.Canceled)
 	}
 }
@@ -102,7 +107,7 @@ func (s *Session) Close() error {
 		return nil
 	}
 	s.closed = true
-	if s.cancel != nil {
+	if s.busy {
 		s.cancel(engine.ErrClosed)
 	}
 	for s.busy {
@@ -111,7 +116,11 @@ func (s *Session) Close() error {
 	s.mu.Unlock()
 	s.end()
 	s.engine.sessions.Add(-1)
-	return errors.Join(s.session.Close(), s.engine.Release())
+	err := s.session.Close()
+	if s.cancel != nil {
+		s.cancel(nil)
+	}
+	return errors.Join(err, s.engine.Release())
 }
 
 // The methods below are called inside Do.

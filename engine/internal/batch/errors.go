@@ -58,6 +58,17 @@ func (e *Error) kind() string {
 	return "invalid_request_error"
 }
 
+// PlaceError is a failure of a job's file, and where in it.
+type PlaceError struct {
+	File string
+	Line int // counted from 1; 0: no one line
+	Err  error
+}
+
+func (e *PlaceError) Error() string { return e.Err.Error() }
+
+func (e *PlaceError) Unwrap() error { return e.Err }
+
 // ofLine reports an error that leaves no request to answer.
 func (e *Error) ofLine() bool {
 	switch e.Code {

@@ -43,6 +43,7 @@ type input struct {
 	hash     string // of the text
 	modified int64  // seconds since 1970; 0 for standard input
 	lines    []line
+	path     string
 	blank    int
 	buf      []byte
 }
@@ -59,13 +60,13 @@ func openInput(path, format, spool string, stdin io.Reader) (*input, error) {
 	if path == "" {
 		return nil, fmt.Errorf("%w: a batch job needs an input", ErrUsage)
 	}
-	in := &input{format: format}
+	in := &input{path: path, format: format}
 	err := in.open(path, spool, stdin)
 	if err == nil {
 		err = in.index()
 	}
 	if err != nil {
-		return nil, errors.Join(err, in.close())
+		return nil, errors.Join(&PlaceError{path, 0, err}, in.close())
 	}
 	return in, nil
 }
@@ -225,11 +226,14 @@ func (s *scanner) end(terminator int64) error {
 	return nil
 }
 
+// at says which line a failure is of.
+func (in *input) at(l *line, err error) error { return &PlaceError{in.path, int(l.number), err} }
+
 // read returns a line's text, valid until the next call.
 func (in *input) read(l *line) ([]byte, error) {
 	in.buf = append(in.buf[:0], make([]byte, int(l.bytes))...)
 	if _, err := in.file.ReadAt(in.buf, l.offset); err != nil {
-		return nil, fmt.Errorf("%w: input: line %d: %w", ErrIO, l.number, err)
+		return nil, in.at(l, fmt.Errorf("%w: input: line %d: %w", ErrIO, l.number, err))
 	}
 	text := in.buf
 	if n := len(text); n > 0 && text[n-1] == '\r' {

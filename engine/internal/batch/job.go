@@ -325,7 +325,7 @@ func (j *Job) Refuse(measure func(i int, r *Request) *Error) error {
 			return err
 		}
 		if bad = j.judge(i, r, bad, measure); bad == nil {
-			return fmt.Errorf("%w: input: line %d changed while the job ran", ErrIO, l.number)
+			return j.in.at(l, fmt.Errorf("%w: input: line %d changed while the job ran", ErrIO, l.number))
 		}
 		if err := j.refuse(i, r, bad); err != nil {
 			return err
@@ -349,10 +349,10 @@ func (j *Job) serves(name string) bool {
 
 // Request reads request i again.
 func (j *Job) Request(i int) (*Request, error) {
-	r, bad, err := j.in.parse(&j.in.lines[i], j.o.Defaults)
+	l := &j.in.lines[i]
+	r, bad, err := j.in.parse(l, j.o.Defaults)
 	if err == nil && bad != nil {
-		err = fmt.Errorf("%w: input: line %d changed while the job ran: %w", ErrIO,
-			j.in.lines[i].number, bad)
+		err = j.in.at(l, fmt.Errorf("%w: input: line %d changed while the job ran: %w", ErrIO, l.number, bad))
 	}
 	return r, err
 }
