@@ -32,10 +32,8 @@ func engineOptions(o *C.mr_engine_options) (engine.Options, error) {
 		Sequences: int(o.sequences_max), Chunk: int(o.chunk_tokens_max), Sections: int(o.sections),
 		Exact: o.exact != 0, Device: optional(o.device), Reader: optional(o.reader),
 		Policy: optional(o.policy), KVType: optional(o.kv_type), Verify: optional(o.verify),
-		CuBLASLt: optional(o.cublaslt), CPUExperts: o.cpu_experts != 0, Getenv: getenv}
-	if o.reserved != 0 {
-		return out, fmt.Errorf("%w: reserved is %d, not 0", engine.ErrUsage, int32(o.reserved))
-	}
+		CuBLASLt: optional(o.cublaslt), CPUExperts: o.cpu_experts != 0,
+		HalfActivations: o.half_activations != 0, Getenv: getenv}
 	if o.kv_tokens_max > elementsMax {
 		return out, fmt.Errorf("%w: kv_tokens_max is %d, more than %d", engine.ErrUsage,
 			uint64(o.kv_tokens_max), elementsMax)

@@ -135,7 +135,8 @@ typedef struct mr_engine_options {
     int32_t log_level;           /* least level that is logged; default: MR_LOG_INFO */
     int32_t cpu_experts;         /* not 0: beside a GPU, experts in RAM are computed on the processor
                                   * where moving them takes longer; last bits depend on the split */
-    int32_t reserved;            /* 0 */
+    int32_t half_activations;    /* not 0: on a GPU, activations are rounded to bfloat16 for F16 and
+                                  * BF16 weights: a third of the work; any other device refuses it */
     const char *reader;          /* "uring", "pread"; default: the better one */
     const char *policy;          /* of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru",
                                   * "clock"; default: chosen */

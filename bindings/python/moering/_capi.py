@@ -104,7 +104,7 @@ class mr_engine_options(Structure):
     exact: int
     log_level: int
     cpu_experts: int
-    reserved: int
+    half_activations: int
     reader: bytes | None
     policy: bytes | None
     kv_tokens_max: int
@@ -134,7 +134,7 @@ class mr_engine_options(Structure):
         ("exact", c_int32),
         ("log_level", c_int32),
         ("cpu_experts", c_int32),
-        ("reserved", c_int32),
+        ("half_activations", c_int32),
         ("reader", c_char_p),
         ("policy", c_char_p),
         ("kv_tokens_max", c_uint64),

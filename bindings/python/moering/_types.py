@@ -35,6 +35,7 @@ class EngineOptions(TypedDict, total=False):
     direct_io: bool  # bypass the page cache; where the file system allows it
     exact: bool  # float32 activations with block-quantised weights; False
     cpu_experts: bool  # beside a GPU: experts in RAM on the processor where that is sooner; False
+    half_activations: bool  # on a GPU: bfloat16 activations with F16 and BF16 weights; False
     reader: str  # "uring", "pread"
     policy: str  # of the expert cache: "reuse", "lfu", "tinylfu", "stale", "lru", "clock"
     kv_tokens_max: int  # of all sequences, whose keys and values have memory; chosen
