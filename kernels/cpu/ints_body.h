@@ -304,8 +304,9 @@ UNROLL(8)
 INLINE void fetch_ahead(int t, int b, const uint8_t *unit)
 {
 	int lines = fmt_unit(t) / CACHE_LINE, n = lines > 12 ? fmt_blocks(t) : 1;
+	int end = b < n ? lines * (b + 1) / n : 0;
 UNROLL(16)
-	for (int i = lines * b / n; b < n && i < lines * (b + 1) / n; i++)
+	for (int i = lines * b / n; i < end; i++)
 		__builtin_prefetch(unit + CACHE_LINE * i, 0, 2);
 }
 
