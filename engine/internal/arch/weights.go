@@ -2,6 +2,7 @@ package arch
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/moering/moering/kernels/quant"
 	"github.com/moering/moering/offload/store"
@@ -181,6 +182,26 @@ func hfNames(mixtral bool) names {
 			Down: "model.layers.%d.block_sparse_moe.experts.%d.w2.weight"}
 	}
 	return n
+}
+
+// HFName is the name in a Hugging Face checkpoint of the weight that GGUF files call name, and false if it
+// has none. Where GGUF stacks the experts of a layer, each has a tensor there, and %d is its index.
+func HFName(name string, mixtral bool) (string, bool) {
+	layer, rest := "", name
+	if after, ok := strings.CutPrefix(name, "blk."); ok {
+		layer, _, _ = strings.Cut(after, ".")
+		rest = "blk.%d" + strings.TrimPrefix(after, layer)
+	}
+	hf := hfNames(mixtral)
+	for _, table := range [...]struct{ from, to map[Role]string }{{ggufNames.head, hf.head},
+		{ggufNames.layer, hf.layer}, {ggufNames.experts, hf.experts}, {ggufNames.dense, hf.dense}} {
+		for role, from := range table.from {
+			if from == rest {
+				return strings.Replace(table.to[role], "%d", layer, 1), true
+			}
+		}
+	}
+	return "", false
 }
 
 // ignored tensors carry no weight of ours: tables that Rope computes, or reads, elsewhere.

@@ -16,6 +16,14 @@ type tensor struct {
 	deviation float64 // of the weights; 0: all ones
 }
 
+func (t *tensor) bytes() int64 {
+	n := int64(t.kind.BlockBytes())
+	for _, dim := range t.shape {
+		n *= dim
+	}
+	return n / int64(t.kind.BlockSize())
+}
+
 // builder collects tensors.
 type builder struct {
 	tensors       []tensor

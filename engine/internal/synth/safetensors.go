@@ -6,67 +6,36 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/moering/moering/engine/internal/arch"
 	"github.com/moering/moering/kernels/quant"
 )
-
-// published is the name of a tensor's part in a Hugging Face directory, by that in GGUF without the
-// layer. Experts have a tensor each there, %d.
-var published = map[string]string{
-	"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
-	"output.weight":    "lm_head.weight",
-	"attn_norm.weight": "input_layernorm.weight", "ffn_norm.weight": "post_attention_layernorm.weight",
-	"attn_q.weight": "self_attn.q_proj.weight", "attn_q.bias": "self_attn.q_proj.bias",
-	"attn_k.weight": "self_attn.k_proj.weight", "attn_k.bias": "self_attn.k_proj.bias",
-	"attn_v.weight": "self_attn.v_proj.weight", "attn_v.bias": "self_attn.v_proj.bias",
-	"attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": "self_attn.k_norm.weight",
-	"attn_output.weight": "self_attn.o_proj.weight",
-	"ffn_gate.weight":    "mlp.gate_proj.weight", "ffn_up.weight": "mlp.up_proj.weight",
-	"ffn_down.weight": "mlp.down_proj.weight", "ffn_gate_inp.weight": "mlp.gate.weight",
-	"ffn_gate_exps.weight":      "mlp.experts.%d.gate_proj.weight",
-	"ffn_up_exps.weight":        "mlp.experts.%d.up_proj.weight",
-	"ffn_down_exps.weight":      "mlp.experts.%d.down_proj.weight",
-	"ffn_gate_inp_shexp.weight": "mlp.shared_expert_gate.weight",
-	"ffn_gate_shexp.weight":     "mlp.shared_expert.gate_proj.weight",
-	"ffn_up_shexp.weight":       "mlp.shared_expert.up_proj.weight",
-	"ffn_down_shexp.weight":     "mlp.shared_expert.down_proj.weight",
-}
 
 // publish turns the tensors of a GGUF file into those of a Hugging Face directory.
 func publish(o Options, tensors []tensor, vectors quant.Type) (list []tensor, err error) {
 	for _, t := range tensors {
-		prefix, name := "", t.name
-		if rest, ok := strings.CutPrefix(t.name, "blk."); ok {
-			layer, part, _ := strings.Cut(rest, ".")
-			prefix, name = "model.layers."+layer+".", part
-		}
-		to, ok := published[name]
+		name, ok := arch.HFName(t.name, o.Family == "mixtral")
 		if !ok {
 			return nil, fmt.Errorf("%w: tensor %s has no name in a Hugging Face directory", ErrOptions, t.name)
-		}
-		if o.Family == "mixtral" {
-			to = strings.NewReplacer("mlp.", "block_sparse_moe.", "gate_proj", "w1", "up_proj", "w3",
-				"down_proj", "w2").Replace(to)
 		}
 		if t.kind == quant.F32 { // norms, biases and routers, which are all of one type there
 			t.kind = vectors
 		}
-		if name == "ffn_gate_inp_shexp.weight" {
+		if strings.HasSuffix(name, "shared_expert_gate.weight") {
 			t.shape = append([]int64{1}, t.shape...)
 		}
-		if !strings.Contains(to, "%d") {
-			t.name = prefix + to
+		if !strings.Contains(name, "%d") {
+			t.name = name
 			list = append(list, t)
 			continue
 		}
 		experts := t.shape[0]
 		t.shape = t.shape[1:]
 		for e := range experts {
-			t.name = prefix + fmt.Sprintf(to, e)
+			t.name = fmt.Sprintf(name, e)
 			list = append(list, t)
 		}
 	}
@@ -105,15 +74,6 @@ func config(o Options, t traits) map[string]any {
 		c["shared_expert_intermediate_size"] = o.SharedWidth
 	}
 	return c
-}
-
-// bytes is the size of a tensor.
-func (t *tensor) bytes() int64 {
-	n := int64(t.kind.BlockBytes())
-	for _, dim := range t.shape {
-		n *= dim
-	}
-	return n / int64(t.kind.BlockSize())
 }
 
 // header is that of a safetensors file: JSON behind its length, padded so that data is aligned.
@@ -190,23 +150,9 @@ func writeDirectory(ctx context.Context, dir string, o Options, progress func(do
 		return err
 	}
 	_, err = f.Write(head)
+	done := int64(0)
 	if err == nil {
-		err = writeData(ctx, f, o, tensors, total, progress)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(partial, dir)
-}
-
-func writeData(ctx context.Context, f *os.File, o Options, tensors []tensor, total int64,
-	progress func(done, total int64)) error {
-	chunk, done := make([]byte, chunkBytes), int64(0)
-	for i, t := range tensors {
-		err := t.generate(ctx, rand.NewPCG(o.Seed, uint64(i)), chunk, func(p []byte) error {
+		err = generate(ctx, o, tensors, func(_ *tensor, p []byte) error {
 			if _, err := f.Write(p); err != nil {
 				return err
 			}
@@ -215,9 +161,12 @@ func writeData(ctx context.Context, f *os.File, o Options, tensors []tensor, tot
 			}
 			return nil
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(partial, dir)
 }

@@ -21,9 +21,9 @@ const (
 )
 
 // Write writes a model to path, a file or with Safetensors a directory, which appears complete or not at
-// all. The same options give the
-// same bytes. Progress, if not nil, receives the bytes of weights written and in all. Errors wrap
-// ErrOptions, ErrSpace, an error of package store, or that of ctx, which is looked at every MiB.
+// all. The same options give the same bytes. Progress, if not nil, receives the bytes of weights written
+// and in all. Errors wrap ErrOptions, ErrSpace, an error of package store, or that of ctx, which is
+// looked at every MiB.
 func Write(ctx context.Context, path string, o Options,
 	progress func(done, total int64)) (err error) {
 	if o, err = o.Complete(); err != nil {
@@ -47,11 +47,9 @@ func Write(ctx context.Context, path string, o Options,
 	if err := checkSpace(filepath.Dir(path), w.Total()+headerSpace); err != nil {
 		return err
 	}
-	chunk := make([]byte, chunkBytes)
-	for i, t := range tensors {
-		if err := writeTensor(ctx, w, t, rand.NewPCG(o.Seed, uint64(i)), chunk); err != nil {
-			return err
-		}
+	err = generate(ctx, o, tensors, func(t *tensor, p []byte) error { return w.WriteChunk(t.name, p) })
+	if err != nil {
+		return err
 	}
 	return w.Commit()
 }
@@ -83,28 +81,28 @@ func checkSpace(dir string, need int64) error {
 	return nil
 }
 
-func writeTensor(ctx context.Context, w *store.Writer, t tensor, r *rand.PCG, chunk []byte) error {
-	return t.generate(ctx, r, chunk, func(p []byte) error { return w.WriteChunk(t.name, p) })
-}
-
-// generate makes a tensor's bytes and hands them out in pieces of chunk's size.
-func (t *tensor) generate(ctx context.Context, r *rand.PCG, chunk []byte, write func(p []byte) error) error {
-	left := t.bytes()
-	whole := int64(len(chunk) - len(chunk)%t.kind.BlockBytes())
-	for left > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
+// generate makes the bytes of tensors and hands them out in pieces; each tensor has a seed of its own.
+func generate(ctx context.Context, o Options, tensors []tensor, write func(t *tensor, p []byte) error) error {
+	chunk := make([]byte, chunkBytes)
+	for i := range tensors {
+		t := &tensors[i]
+		r := rand.NewPCG(o.Seed, uint64(i))
+		whole := int64(len(chunk) - len(chunk)%t.kind.BlockBytes())
+		for left := t.bytes(); left > 0; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			p := chunk[:min(whole, left)]
+			if t.deviation == 0 {
+				fillOnes(t.kind, p)
+			} else {
+				fill(t.kind, p, r, t.deviation)
+			}
+			if err := write(t, p); err != nil {
+				return err
+			}
+			left -= int64(len(p))
 		}
-		p := chunk[:min(whole, left)]
-		if t.deviation == 0 {
-			fillOnes(t.kind, p)
-		} else {
-			fill(t.kind, p, r, t.deviation)
-		}
-		if err := write(p); err != nil {
-			return err
-		}
-		left -= int64(len(p))
 	}
 	return nil
 }
