@@ -224,19 +224,21 @@ func mri_engine_plan(handle C.uint64_t, out *C.mr_plan, f *C.mri_failure) C.mr_s
 	})
 }
 
+// truth is C's form of a yes or no.
+func truth(b bool) C.int32_t {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 func giveInfo(out *C.mr_model_info, i engine.Info) {
 	out.layers, out.dim, out.vocabulary = C.uint32_t(i.Layers), C.uint32_t(i.Dim),
 		C.uint32_t(i.Vocabulary)
 	out.context_tokens = C.uint32_t(i.Context)
 	out.experts, out.experts_used = C.uint32_t(i.Experts), C.uint32_t(i.ExpertsUsed)
-	out.chat_template = 0
-	if i.ChatTemplate {
-		out.chat_template = 1
-	}
-	out.checksums = 0
-	if i.Checksums {
-		out.checksums = 1
-	}
+	out.chat_template = truth(i.ChatTemplate)
+	out.checksums = truth(i.Checksums)
 	out.weight_bytes, out.expert_bytes = C.uint64_t(i.WeightBytes), C.uint64_t(i.ExpertBytes)
 	out.expert_groups, out.group_bytes_max = C.uint64_t(i.ExpertGroups), C.uint64_t(i.GroupBytes)
 	cut(out.format[:], i.Format)
@@ -245,10 +247,7 @@ func giveInfo(out *C.mr_model_info, i engine.Info) {
 }
 
 func givePlan(out *C.mr_plan, p engine.Plan) {
-	out.resident = 0
-	if p.Resident {
-		out.resident = 1
-	}
+	out.resident = truth(p.Resident)
 	out.budget_bytes, out.least_bytes = C.uint64_t(p.Budget), C.uint64_t(p.Least)
 	out.stay_bytes, out.dense_bytes = C.uint64_t(p.Stay), C.uint64_t(p.Dense)
 	out.kv_bytes, out.work_bytes = C.uint64_t(p.KV), C.uint64_t(p.Work)
@@ -261,10 +260,7 @@ func givePlan(out *C.mr_plan, p engine.Plan) {
 	out.host_budget_bytes, out.host_least_bytes = C.uint64_t(p.HostBudget), C.uint64_t(p.HostLeast)
 	out.host_cache_bytes, out.host_cache_slots = C.uint64_t(p.HostCache), C.uint32_t(p.HostSlots)
 	out.host_dense_sections, out.cycle_groups = C.uint32_t(p.HostDense), C.uint32_t(p.Cycle)
-	out.cpu_experts = 0
-	if p.CPUExperts {
-		out.cpu_experts = 1
-	}
+	out.cpu_experts = truth(p.CPUExperts)
 	cut(out.kv_type[:], strings.ToLower(p.KVType))
 	cut(out.device[:], p.Device)
 }

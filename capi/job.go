@@ -102,10 +102,7 @@ func jobProgress(o *C.mr_job_options) core.JobProgress {
 
 // giveJob fills the result; its paths are lent to this thread.
 func giveJob(out *C.mr_job_result, r *engine.BatchResult) error {
-	out.complete = 0
-	if r.Complete {
-		out.complete = 1
-	}
+	out.complete = truth(r.Complete)
 	out.requests, out.finished = C.uint64_t(r.Requests), C.uint64_t(r.Finished)
 	out.refused, out.resumed = C.uint64_t(r.Failed), C.uint64_t(r.Resumed)
 	out.prompt_tokens, out.new_tokens = C.uint64_t(r.PromptTokens), C.uint64_t(r.NewTokens)

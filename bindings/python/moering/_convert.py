@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ctypes import c_char_p, c_int32
 from typing import Any, TypeVar, cast
 
@@ -14,6 +14,7 @@ from ._library import text
 from ._types import EngineOptions, Sampling
 
 T = TypeVar("T")
+Put = Callable[[Any, str, Any], None]
 
 
 def copied(kind: type[T], struct: Any) -> T:
@@ -35,13 +36,19 @@ def numpy_module() -> Any:
     return numpy
 
 
-def engine_options(options: Mapping[str, Any]) -> Any:
-    out = _capi.versioned(_capi.mr_engine_options)
+def filled(kind: Any, options: Mapping[str, Any], known: Any, owner: str, put: Put) -> Any:
+    """The options struct with what is given; put sets a field. None leaves the default."""
+    out = _capi.versioned(kind)
     for name, value in options.items():
-        if name not in EngineOptions.__annotations__:
-            raise TypeError(f"there is no option {name!r} of an engine")
-        if value is None:
-            continue
+        if name not in known:
+            raise TypeError(f"there is no option {name!r} of {owner}")
+        if value is not None:
+            put(out, name, value)
+    return out
+
+
+def engine_options(options: Mapping[str, Any]) -> Any:
+    def put(out: Any, name: str, value: Any) -> None:
         if name in ("trace", "routing_trace"):
             value = c_path(value)
         elif isinstance(value, str):
@@ -49,23 +56,20 @@ def engine_options(options: Mapping[str, Any]) -> Any:
         elif name in ("prefetch", "direct_io"):
             value = _capi.MR_ON if value else _capi.MR_OFF
         set_number(out, name, value)
-    return out
+
+    known = EngineOptions.__annotations__
+    return filled(_capi.mr_engine_options, options, known, "an engine", put)
 
 
 def session_options(options: Mapping[str, Any]) -> Any:
-    out = _capi.versioned(_capi.mr_session_options)
-    for name, value in options.items():
-        if name not in Sampling.__annotations__:
-            raise TypeError(f"there is no option {name!r} of a generation")
-        if value is None:
-            continue
+    def put(out: Any, name: str, value: Any) -> None:
         if name == "stop":
-            texts = [value] if isinstance(value, str) else list(value)
-            out.stop = (c_char_p * len(texts))(*(c_string(s, "stop") for s in texts))
-            out.stop_count = len(texts)
-            continue
-        set_number(out, name, value)
-    return out
+            out.stop, out.stop_count = c_strings(value, name)
+        else:
+            set_number(out, name, value)
+
+    known = Sampling.__annotations__
+    return filled(_capi.mr_session_options, options, known, "a generation", put)
 
 
 def set_number(struct: Any, name: str, value: Any) -> None:
@@ -82,6 +86,12 @@ def c_string(value: str, what: str) -> bytes:
     if b"\0" in data:
         raise ValueError(f"{what} {value!r} has a NUL in it")
     return data
+
+
+def c_strings(value: str | Iterable[str], what: str) -> tuple[Any, int]:
+    """An array of C strings, of one or of several, and its length."""
+    texts = [value] if isinstance(value, str) else list(value)
+    return (c_char_p * len(texts))(*(c_string(s, what) for s in texts)), len(texts)
 
 
 def c_path(path: str | os.PathLike[str]) -> bytes:

@@ -6,11 +6,11 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator, Mapping
-from ctypes import byref, c_char_p, c_int32
+from ctypes import byref, c_int32
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from . import _capi
-from ._convert import c_path, c_string, copied, engine_options, set_number
+from ._convert import c_path, c_string, c_strings, copied, engine_options, filled, set_number
 from ._interrupt import off_main
 from ._library import check, library
 from ._types import BatchFileOptions, JobOptions, JobProgress, JobResult
@@ -99,21 +99,17 @@ def _how_to_go_on(r: JobResult) -> str:
 
 
 def job_options(options: Mapping[str, Any]) -> Any:
-    out = _capi.versioned(_capi.mr_job_options)
-    for name, value in options.items():
-        if value is None:
-            continue
+    def put(out: Any, name: str, value: Any) -> None:
         if name == "model_names":
-            names = [value] if isinstance(value, str) else list(value)
-            out.model_names = (c_char_p * len(names))(*(c_string(s, "model_names") for s in names))
-            out.model_names_count = len(names)
-            continue
+            out.model_names, out.model_names_count = c_strings(value, name)
+            return
         if name in PATHS:
             value = c_path(value)
         elif isinstance(value, str):
             value = c_string(value, name)
         set_number(out, name, value)
-    return out
+
+    return filled(_capi.mr_job_options, options, JobOptions.__annotations__, "a job", put)
 
 
 @contextlib.contextmanager
