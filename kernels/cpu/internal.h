@@ -70,7 +70,8 @@ typedef struct {
 enum { PLAIN, FLIP, SPREAD }; // dword ^ 0x80808080; high bits spread for shifting
 
 const format *type_format(int type); // NULL for formats without tiles
-void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile);
+void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile,
+               const uint8_t *next);
 void tile_unpack_row(const format *f, const uint8_t *tile, int row, int64_t units, uint8_t *out);
 void decode_row(int type, const uint8_t *src, int64_t n, float *dst);
 void encode_cache_row(int type, const float *src, int64_t n, uint8_t *dst); // F32, F16, Q8_0

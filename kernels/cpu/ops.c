@@ -62,7 +62,8 @@ static int tile_mul(const isa *k, slot *s, const mat *w, int tile, int ints, con
 			uint8_t *copy = slot_memory(s, TILE * unit_row);
 			if (!copy)
 				return -1;
-			tile_pack(f, data, w->row_bytes, n, copy);
+			// The next tile's rows come while this one is multiplied, which takes long.
+			tile_pack(f, data, w->row_bytes, n, copy, data + TILE * w->row_bytes);
 			data = copy;
 		}
 		k->ints[w->type](data, units, x, m, acc);
@@ -206,7 +207,7 @@ static void run_ffn_down(const isa *k, const ffn_args *a, int chunk, slot *s)
 			x[i] = s->scratch + a->h_at + (int64_t)(e->pair0 + m0 + i) * a->h_stride;
 		for (int tile = j->tile0; tile < j->tile1; tile++) {
 			int row = tile * TILE, n = a->dim - row < TILE ? a->dim - row : TILE;
-			for (int i = 0; i < m; i++)
+			for (int i = 0; i < m; i++) // as above: the lines come while the product is made
 				__builtin_prefetch((float *)a->out + (int64_t)slots[m0 + i] * a->dim + row, 1);
 			if (tile_mul(k, s, &e->down, tile, a->h_ints, x, m, acc))
 				return;

@@ -151,14 +151,14 @@ INLINE void pack_unit(const format *f, const uint8_t *rows, int64_t stride, int 
 	}
 }
 
-// Whole tiles have a function a format, in which the table is folded: three to six times as fast. The
-// next tile's rows are on their way meanwhile: what follows this one is products, which are long.
+// Whole tiles have a function a format, in which the table is folded: three to six times as fast. next, if
+// not NULL, is fetched meanwhile, as much of it as is packed.
 #define PACK(T)                                                                                       \
-	static void pack_##T(const uint8_t *rows, int64_t stride, int64_t units, uint8_t *tile)           \
+	static void pack_##T(const uint8_t *rows, int64_t stride, int64_t units, uint8_t *tile,           \
+	                     const uint8_t *next)                                                         \
 	{                                                                                                 \
-		const uint8_t *next = rows + TILE * stride;                                                   \
 		for (int64_t u = 0; u < units; u++, rows += formats[T].bytes) {                               \
-			for (int i = 0; i < formats[T].bytes * TILE; i += CACHE_LINE, next += CACHE_LINE)         \
+			for (int i = 0; next && i < formats[T].bytes * TILE; i += CACHE_LINE, next += CACHE_LINE) \
 				__builtin_prefetch(next, 0, 2);                                                       \
 			pack_unit(&formats[T], rows, stride, TILE, u, units, tile);                               \
 		}                                                                                             \
@@ -177,7 +177,8 @@ PACK(T_IQ4NL)
 PACK(T_IQ4XS)
 PACK(T_MXFP4)
 
-static void (*const pack_whole[T_COUNT])(const uint8_t *, int64_t, int64_t, uint8_t *) = {
+static void (*const pack_whole[T_COUNT])(const uint8_t *, int64_t, int64_t, uint8_t *,
+                                         const uint8_t *) = {
 	[T_Q4_0] = pack_T_Q4_0, [T_Q4_1] = pack_T_Q4_1, [T_Q5_0] = pack_T_Q5_0, [T_Q5_1] = pack_T_Q5_1,
 	[T_Q8_0] = pack_T_Q8_0, [T_Q2_K] = pack_T_Q2_K, [T_Q3_K] = pack_T_Q3_K, [T_Q4_K] = pack_T_Q4_K,
 	[T_Q5_K] = pack_T_Q5_K, [T_Q6_K] = pack_T_Q6_K, [T_IQ4NL] = pack_T_IQ4NL,
@@ -188,14 +189,15 @@ static void (*const pack_whole[T_COUNT])(const uint8_t *, int64_t, int64_t, uint
 enum { TAIL_MAX = 68 };
 
 // tile_pack writes the tile of n <= 16 published rows; the missing ones are zero, and so is what
-// completes the last unit.
-void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile)
+// completes the last unit. next, or NULL, is where rows lie that are wanted next.
+void tile_pack(const format *f, const uint8_t *rows, int64_t row_bytes, int n, uint8_t *tile,
+               const uint8_t *next)
 {
 	uint8_t tail[TILE * TAIL_MAX]; // a unit with one of its two blocks
 	int64_t at = 0, u = 0, whole = row_bytes / f->bytes * f->bytes;
 	int64_t units = (row_bytes + f->bytes - 1) / f->bytes;
 	if (n == TILE && whole == row_bytes) {
-		pack_whole[f - formats](rows, row_bytes, units, tile);
+		pack_whole[f - formats](rows, row_bytes, units, tile, next);
 		return;
 	}
 	if (n < TILE || whole < row_bytes)
@@ -241,7 +243,7 @@ int matrix_tiles(int type, int64_t rows, int64_t row_bytes, uintptr_t src, uintp
 	// Group g is read before it is written, and dst <= src: only read rows are overwritten.
 	for (int64_t g = 0; g < rows / TILE; g++) {
 		memcpy(copy, (const uint8_t *)src + g * group, (size_t)group);
-		tile_pack(f, copy, row_bytes, TILE, (uint8_t *)dst + g * group);
+		tile_pack(f, copy, row_bytes, TILE, (uint8_t *)dst + g * group, NULL);
 	}
 	free(copy);
 	return 0;

@@ -199,7 +199,8 @@ func (t *Tier) Wake() {
 
 // AsRead says whether groups that arrive from now on are left as they are on disk, to be rearranged
 // tile by tile as they are used. That is cheaper where a group is used once, with many rows, before it is
-// replaced: it saves a way through memory. A tier that holds all groups rearranges them in any case.
+// replaced: it saves a way through memory. What stays in memory stays as it was read, and is slower to
+// compute with few rows, until it is replaced. A tier that holds all groups rearranges them in any case.
 // Results are the same bits.
 func (t *Tier) AsRead(on bool) { t.asRead.Store(on && t.o.Sections < len(t.o.Groups)) }
 
