@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
-	"flag"
 	"io/fs"
 	"math"
 	"os"
@@ -13,13 +11,12 @@ import (
 	"time"
 
 	"github.com/moering/moering/engine/internal/kv"
+	"github.com/moering/moering/internal/figures"
 	"github.com/moering/moering/kernels"
 )
 
 // The figures of tests/gpu/run.sh that are of whole models, one JSON line each. Nothing is asserted of a
 // time.
-
-var measureSize = flag.String("measure", "", "measure models on a GPU: full, or tiny for a dry run")
 
 // modelSizes are what models are measured with.
 type modelSizes struct {
@@ -47,16 +44,9 @@ func tinyModel() modelSizes {
 // the device's memory. What the first takes more than the longer of copying and computing is what does not
 // overlap.
 func TestMeasureModel(t *testing.T) {
-	var z modelSizes
-	switch *measureSize {
-	case "":
-		t.Skip("without -measure")
-	case "full":
+	full, z := figures.Full(t), tinyModel()
+	if full {
 		z = fullModel()
-	case "tiny":
-		z = tinyModel()
-	default:
-		t.Fatalf("-measure %q", *measureSize)
 	}
 	z.synth.Safetensors = true
 	library, model := cudaLibrary(t), os.Getenv("MOERING_MEASURE_MODEL")
@@ -78,14 +68,14 @@ func TestMeasureModel(t *testing.T) {
 	}
 	rate := copyRate(t, o, z.copyBytes)
 	capped := measured(t, model, o, z)
-	if *measureSize == "full" && strings.Contains(capped[0].device, "stand-in") {
+	if full && strings.Contains(capped[0].device, "stand-in") {
 		t.Fatal("times of the stand-in must not be recorded as a GPU's")
 	}
 	o.DeviceMemory = 0
 	whole := measured(t, model, o, z)
 	for i, n := range z.sequences {
 		c, w := &capped[i], &whole[i]
-		line := map[string]any{"what": "model under a memory cap", "sequences": n, "prompt_tokens": z.prompt,
+		line := map[string]any{"sequences": n, "prompt_tokens": z.prompt,
 			"gen_tokens": z.gen, "family": z.synth.Family, "half_activations": true, "weight_bytes": c.info.WeightBytes,
 			"expert_bytes": c.info.ExpertBytes, "memory_budget_bytes": c.plan.Budget,
 			"host_budget_bytes": c.plan.HostBudget, "device": c.device,
@@ -97,7 +87,7 @@ func TestMeasureModel(t *testing.T) {
 			line["seconds_resident"] = w.seconds
 			line["ratio_to_longer"] = c.seconds / max(w.seconds, float64(c.copied)/rate)
 		}
-		recordModel(t, line)
+		figures.Record(t, "model under a memory cap", line)
 	}
 }
 
@@ -191,33 +181,4 @@ func copyRate(t *testing.T, o Options, bytes int64) float64 {
 		t.Fatal(err)
 	}
 	return copies * float64(bytes) / seconds
-}
-
-// recordModel writes a line to MOERING_MEASURE_FILE, or the test's log.
-func recordModel(t *testing.T, line map[string]any) {
-	t.Helper()
-	line["date"], line["commit"] = time.Now().UTC().Format(time.RFC3339), os.Getenv("MOERING_COMMIT")
-	if v := os.Getenv("MOERING_DRIVER"); v != "" {
-		line["driver"] = v
-	}
-	if *measureSize != "full" {
-		line["dry_run"] = true
-	}
-	text, err := json.Marshal(line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s", text)
-	path := os.Getenv("MOERING_MEASURE_FILE")
-	if path == "" {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err == nil {
-		_, err = f.Write(append(text, '\n'))
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }

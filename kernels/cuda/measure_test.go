@@ -3,8 +3,6 @@
 package cuda
 
 import (
-	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moering/moering/internal/figures"
 	"github.com/moering/moering/kernels"
 	"github.com/moering/moering/kernels/quant"
 )
@@ -20,10 +19,9 @@ import (
 // The figures of tests/gpu/run.sh, one JSON line each. Nothing is asserted of a time; where a figure
 // has a physical limit, the limit is measured in the same run and the share stands beside it.
 
-var measure = flag.String("measure", "", "measure the device: full, or tiny for a dry run")
-
 // sizes are what the measurements are made with.
 type sizes struct {
+	full               bool
 	copyBytes          int64
 	sections           int
 	sectionBytes       int64
@@ -35,7 +33,7 @@ type sizes struct {
 }
 
 func fullSizes() sizes {
-	return sizes{copyBytes: 512 << 20, sections: 24, sectionBytes: 64 << 20, gemvRows: 16384,
+	return sizes{full: true, copyBytes: 512 << 20, sections: 24, sectionBytes: 64 << 20, gemvRows: 16384,
 		gemvCols: 8192, experts: 16, tokens: 256, dim: 4096, width: 2048,
 		denseRows: 512, repeats: 7, launches: 2000}
 }
@@ -57,16 +55,9 @@ type bench struct {
 }
 
 func TestMeasure(t *testing.T) {
-	var size sizes
-	switch *measure {
-	case "":
-		t.Skip("without -measure")
-	case "full":
+	size := tinySizes()
+	if figures.Full(t) {
 		size = fullSizes()
-	case "tiny":
-		size = tinySizes()
-	default:
-		t.Fatalf("-measure %q", *measure)
 	}
 	b := openBench(t, size, Options{})
 	b.copies()
@@ -94,7 +85,7 @@ func TestMeasure(t *testing.T) {
 func openBench(t *testing.T, size sizes, o Options) *bench {
 	t.Helper()
 	o.Library = library(t)
-	if *measure == "tiny" {
+	if !size.full {
 		o.CuBLASLtLibrary = o.Library // the stand-in is both
 	}
 	d, err := Open(o)
@@ -106,50 +97,19 @@ func openBench(t *testing.T, size sizes, o Options) *bench {
 			t.Error(err)
 		}
 	})
-	if d.declares && *measure == "full" {
+	if d.declares && size.full {
 		t.Fatal("the library is the stand-in: its times are not a GPU's, and must not be recorded as such")
 	}
 	return &bench{t: t, d: d, s: newStream(t, d, "compute"), size: size}
 }
 
-// record writes a result as a JSON line, on MOERING_MEASURE_FILE or the test's log.
+// record writes a result, and of which device it is.
 func (b *bench) record(what string, fields map[string]any) {
 	about := b.d.About()
-	fields["what"], fields["device"], fields["uuid"] = what, about.Name, about.UUID
+	fields["device"], fields["uuid"] = about.Name, about.UUID
 	fields["half_activations"] = b.d.halves
 	fields["driver_cuda"] = versionText(about.DriverVersion)
-	if v := os.Getenv("MOERING_DRIVER"); v != "" {
-		fields["driver"] = v
-	}
-	fields["date"], fields["commit"] = time.Now().UTC().Format(time.RFC3339),
-		os.Getenv("MOERING_COMMIT")
-	if *measure != "full" {
-		fields["dry_run"] = true
-	}
-	line, err := json.Marshal(fields)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.t.Logf("%s", line)
-	path := os.Getenv("MOERING_MEASURE_FILE")
-	if path == "" {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err == nil {
-		_, err = f.Write(append(line, '\n'))
-		err = firstOf(err, f.Close())
-	}
-	if err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-func firstOf(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
+	figures.Record(b.t, what, fields)
 }
 
 // seconds returns the median and the spread (largest less smallest) of f, which ends with all work
